@@ -1,0 +1,77 @@
+"""The training objective: weighted squared error of the posterior mean, with a noise level per channel group."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mri_minority.core.types import Batch, Sigmas, Strata
+from mri_minority.diffusion.denoiser import Denoiser
+from mri_minority.diffusion.kernel import ChannelGroups, add_noise
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """How training draws noise levels: ln sigma ~ N(mean, std^2) (EDM, Table 1), paired over the groups.
+
+    Half of the items have equal levels in all groups, a third independent ones, the rest one clean group; the
+    clean group carries no loss. One network then knows p(image, label), p(image | label) and p(label | image).
+
+    Args:
+        mean: Of ln sigma.
+        std: Of ln sigma.
+        sigma_min: Draws are clipped to at least this.
+        sigma_max: Draws are clipped to at most this.
+        clean: The level that stands for "given": small enough to be invisible, above zero so logarithms exist.
+    """
+
+    mean: float = -0.4
+    std: float = 1.4
+    sigma_min: float = 0.005
+    sigma_max: float = 40.0
+    clean: float = 0.002
+
+    def draw(self, items: int, groups: int, generator: torch.Generator) -> tuple[Sigmas, Tensor]:
+        """Draw sigma (B, G) and the mask (B, G) of groups that carry loss."""
+        normal = torch.randn(items, groups, generator=generator)
+        mode = torch.rand(items, generator=generator)
+        equal = mode < 1 / 2
+        if groups > 1:
+            given = mode >= 5 / 6
+        else:
+            given = torch.zeros(items, dtype=torch.bool)
+        normal = torch.where(equal[:, None], normal[:, :1], normal)
+        sigma = (self.mean + self.std * normal).exp().clamp(self.sigma_min, self.sigma_max)
+        which = torch.randint(groups, (items,), generator=generator)
+        is_given = given[:, None] & (torch.arange(groups)[None] == which[:, None])
+        return sigma.masked_fill(is_given, self.clean), ~is_given
+
+
+def denoising_loss(
+    denoiser: Denoiser,
+    x_0: Batch,
+    stratum: Strata,
+    sigma: Sigmas,
+    carries_loss: Tensor,
+    eps: Batch,
+    c_out: Sigmas,
+    groups: ChannelGroups,
+) -> Tensor:
+    """Mean over items and groups of ||D - x_0||^2 / c_out^2 (EDM, Table 1: lambda = 1 / c_out^2).
+
+    Args:
+        denoiser: The network being trained.
+        x_0: Clean slices (B, C, H, W).
+        stratum: (B,).
+        sigma: (B, G).
+        carries_loss: bool (B, G); False for a group that is given.
+        eps: Standard normal noise, as x_0.
+        c_out: The output scale (B, G) whose inverse square is the weight.
+        groups: Which channels share a noise level.
+
+    Returns:
+        A scalar, close to 1 for an untrained network, below it once it learns.
+    """
+    error = groups.mean((denoiser(add_noise(x_0, sigma, eps, groups), sigma, stratum) - x_0) ** 2)
+    weighted = torch.where(carries_loss, error / c_out.to(error) ** 2, torch.zeros_like(error))
+    return weighted.sum() / carries_loss.sum()

@@ -1,0 +1,196 @@
+"""The slice store: one folder with Zarr v3 arrays, a table of rows, and how they were made."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from mri_minority.core.errors import DataError
+from mri_minority.slices.select import CutSlices
+from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
+
+FORMAT = 1
+_CHUNK = 8
+_COLUMNS = ("subject", "series", "sha256", "index", "height", "stratum", "split", "scale", "affine")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one slice.
+
+    Args:
+        subject: Key of the subject it is of.
+        series: Acquisition it was cut from.
+        sha256: Hash of the source file.
+        index: Position along the slicing axis of the resampled volume.
+        height: Normalised height within the foreground, 0 to 1.
+        stratum: Index of its stratum; -1 until the strata are known.
+        split: "train" or "holdout".
+        scale: Foreground's 99.5th percentile in source units.
+        affine: 16 numbers, row by row: pixel (i, j, 0) -> RAS+ millimetres.
+    """
+
+    subject: str
+    series: str
+    sha256: str
+    index: int
+    height: float
+    stratum: int
+    split: str
+    scale: float
+    affine: tuple[float, ...]
+
+
+class StoreWriter:
+    """Appends volumes to a store under construction; a volume is either wholly in it or not at all."""
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        """Open a store under construction, or begin it.
+
+        Args:
+            folder: Where it is built.
+            size: In-plane size (H, W).
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._journal = folder / "rows.jsonl"
+        if not self._journal.exists():
+            for name, dtype in (("image", "float16"), ("label", "uint8")):
+                zarr.create_array(
+                    folder / f"{name}.zarr", shape=(0, *size), chunks=(_CHUNK, *size), dtype=dtype, overwrite=True
+                )
+            self._journal.touch()
+        self.rows = self._complete_rows()
+        self._arrays = [zarr.open_array(folder / f"{name}.zarr", mode="r+") for name in ("image", "label")]
+        for array in self._arrays:
+            array.resize((len(self.rows), *size))
+
+    def _complete_rows(self) -> list[Row]:
+        """Rows of the volumes whose line was wholly written; a torn last line is dropped."""
+        lines = self._journal.read_text(encoding="utf-8").split("\n")
+        if lines[-1]:
+            write_text_atomic(self._journal, "".join(line + "\n" for line in lines[:-1]))
+        return [_row(entry) for line in lines[:-1] for entry in json.loads(line)]
+
+    def done(self) -> frozenset[str]:
+        """Hashes of the source files that are in."""
+        return frozenset(row.sha256 for row in self.rows)
+
+    def append(self, cut: CutSlices, subject: str, series: str, sha256: str, split: str) -> None:
+        """Append one volume: arrays first, then one journal line that makes them count."""
+        rows = [
+            Row(subject, series, sha256, int(i), float(h), -1, split, cut.scale, tuple(map(float, a.ravel())))
+            for i, h, a in zip(cut.index, cut.height, cut.affine, strict=True)
+        ]
+        for array, new in zip(self._arrays, (cut.image.astype(np.float16), cut.label), strict=True):
+            array.resize((len(self.rows) + len(rows), *new.shape[1:]))
+            array[len(self.rows) :] = new
+        with self._journal.open("a", encoding="utf-8") as journal:
+            journal.write(json.dumps([row.__dict__ for row in rows]) + "\n")
+        self.rows.extend(rows)
+
+    def finish(self, strata: Sequence[int], header: dict[str, Any]) -> None:
+        """Write the table and the header; from then on the folder is a store.
+
+        Args:
+            strata: Stratum of every row.
+            header: What to remember: settings, strata, label names, counts.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for row, stratum in zip(self.rows, strata, strict=True):
+            affine = " ".join(repr(value) for value in row.affine)
+            writer.writerow(
+                [
+                    row.subject,
+                    row.series,
+                    row.sha256,
+                    row.index,
+                    repr(row.height),
+                    stratum,
+                    row.split,
+                    row.scale,
+                    affine,
+                ]
+            )
+        write_text_atomic(self.folder / "slices.tsv", text.getvalue())
+        write_json_atomic(self.folder / "store.json", {"format": FORMAT, **header})
+        self._journal.unlink()
+
+
+class SliceStore:
+    """A finished store, read lazily: slices are decompressed when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a store.
+
+        Raises:
+            DataError: The folder is missing, unfinished or of another format.
+        """
+        self.folder = folder
+        path = folder / "store.json"
+        if not path.is_file():
+            raise DataError(
+                f"expected a finished slice store at {folder} (a store.json in it), found none; run `prepare` first"
+            )
+        self.header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if self.header.get("format") != FORMAT:
+            raise DataError(
+                f"expected store format {FORMAT}, found {self.header.get('format')} in {path}; prepare it anew"
+            )
+        with (folder / "slices.tsv").open(encoding="utf-8", newline="") as table:
+            self.rows = [_row(entry) for entry in csv.DictReader(table, delimiter="\t")]
+        self._image = zarr.open_array(folder / "image.zarr", mode="r")
+        self._label = zarr.open_array(folder / "label.zarr", mode="r")
+        if not len(self.rows) == self._image.shape[0] == self._label.shape[0]:
+            raise DataError(
+                f"expected as many slices as rows in {folder}, found {self._image.shape[0]} and {len(self.rows)}; "
+                "prepare it anew"
+            )
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes 1, 2, ..."""
+        return tuple(self.header["label_names"])
+
+    @property
+    def strata_names(self) -> tuple[str, ...]:
+        """Names of the strata 0, 1, ..."""
+        return tuple(self.header["strata"]["names"])
+
+    def indices(self, split: str) -> npt.NDArray[np.int64]:
+        """Positions of the slices of one split."""
+        return np.array([i for i, row in enumerate(self.rows) if row.split == split], dtype=np.int64)
+
+    def strata(self) -> npt.NDArray[np.int64]:
+        """Stratum of every slice (N,)."""
+        return np.array([row.stratum for row in self.rows], dtype=np.int64)
+
+    def read(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """Images (n, H, W) float32 in [-1, 1] and labels (n, H, W) of the given positions."""
+        image, label = self._image.oindex[index], self._label.oindex[index]
+        return np.asarray(image).astype(np.float32), np.asarray(label).astype(np.uint8)
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    affine = entry["affine"]
+    numbers = affine.split() if isinstance(affine, str) else affine
+    return Row(
+        subject=entry["subject"],
+        series=entry["series"],
+        sha256=entry["sha256"],
+        index=int(entry["index"]),
+        height=float(entry["height"]),
+        stratum=int(entry["stratum"]),
+        split=entry["split"],
+        scale=float(entry["scale"]),
+        affine=tuple(float(number) for number in numbers),
+    )

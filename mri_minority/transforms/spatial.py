@@ -1,0 +1,100 @@
+"""Geometry as MONAI transforms: orientation, spacing, and a crop of fixed size about the brain."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.transforms import (
+    BorderPad,
+    Compose,
+    EnsureChannelFirstd,
+    EnsureTyped,
+    MapTransform,
+    Orientationd,
+    Spacingd,
+    SpatialCrop,
+)
+
+from mri_minority.transforms.intensity import LabelsFromRegionsd, ScaleByForegroundd
+
+AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
+"""Which axis of an RAS+ volume a slicing plane is perpendicular to."""
+
+
+class CropAboutForegroundd(MapTransform):
+    """Cut a box of fixed in-plane size about the centre of the foreground, padding where the volume ends.
+
+    The slicing axis is kept whole. Affines follow (MONAI tracks them).
+
+    Args:
+        keys: Images and labels to crop alike.
+        mask_key: Boolean or integer mask (1, X, Y, Z) whose bounding box gives the centre.
+        size: In-plane size (H, W) in voxels.
+        axis: The slicing axis.
+        fill: Value that stands for outside, by key.
+    """
+
+    def __init__(
+        self, keys: list[str], mask_key: str, size: tuple[int, int], axis: int, fill: Mapping[str, float]
+    ) -> None:
+        """Keep the settings; see the class."""
+        super().__init__(keys)
+        self.mask_key, self.size, self.axis, self.fill = mask_key, size, axis, fill
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with every key cropped."""
+        result = dict(data)
+        mask = torch.as_tensor(result[self.mask_key])[0] > 0
+        found = mask.nonzero()
+        low, high = found.amin(dim=0), found.amax(dim=0) + 1
+        in_plane = [a for a in range(3) if a != self.axis]
+        border = [0, 0, 0]
+        size, centre = list(mask.shape), [(n + 1) // 2 for n in mask.shape]
+        for a, wanted in zip(in_plane, self.size, strict=True):
+            border[a], size[a] = wanted, wanted
+            centre[a] = int(low[a] + high[a]) // 2 + wanted
+        crop = SpatialCrop(roi_center=centre, roi_size=size)
+        for key in self.key_iterator(result):
+            pad = BorderPad([n for n in border for _ in (0, 1)], value=self.fill[str(key)])
+            result[key] = crop(pad(result[key]))
+        return result
+
+
+def brain_transforms(
+    spacing_mm: tuple[float, float, float],
+    size: tuple[int, int],
+    plane: str,
+    regions: Mapping[str, list[int]] | None,
+    ceiling: float,
+) -> Compose:
+    """From a volume in any orientation to a cropped RAS+ volume in model units.
+
+    Takes and returns a dictionary with "image" and, if there are regions, "label", both MetaTensors. Adds "mask",
+    the foreground: all labelled voxels, or the head found by Otsu's threshold when there is no label.
+
+    Args:
+        spacing_mm: Target voxel spacing along R, A, S; -1 keeps an axis as it is.
+        size: In-plane size in voxels.
+        plane: "axial", "coronal" or "sagittal".
+        regions: Label name -> source values that belong to it; numbered 1, 2, ... in this order.
+        ceiling: Intensity that maps to +1, in units of the foreground's 99.5th percentile.
+    """
+    keys = ["image", "label"] if regions else ["image"]
+    modes = ["bilinear", "nearest"][: len(keys)]
+    return Compose(
+        [
+            EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
+            EnsureTyped(keys=keys, dtype=torch.float32),
+            Orientationd(keys=keys, axcodes="RAS", labels=None),
+            Spacingd(keys=keys, pixdim=spacing_mm, mode=modes, padding_mode="border"),
+            LabelsFromRegionsd(regions or {}),
+            ScaleByForegroundd(image_key="image", mask_key="mask", ceiling=ceiling),
+            CropAboutForegroundd(
+                keys=[*keys, "mask"],
+                mask_key="mask",
+                size=size,
+                axis=AXES[plane],
+                fill={"image": -1.0, "label": 0.0, "mask": 0.0},
+            ),
+        ]
+    )

@@ -1,0 +1,39 @@
+"""Affines of planes cut from volumes: every pixel keeps its world coordinate."""
+
+import numpy as np
+import numpy.typing as npt
+
+
+def plane_affine(volume_affine: npt.NDArray[np.float64], axis: int, index: int) -> npt.NDArray[np.float64]:
+    """Affine of the plane cut perpendicular to one axis of a volume.
+
+    Args:
+        volume_affine: (4, 4), voxel -> millimetres.
+        axis: The axis that is fixed.
+        index: Where it is fixed, in voxels.
+
+    Returns:
+        float64 (4, 4): pixel (i, j, 0) of the plane -> the same millimetres as in the volume. Columns 0 and 1 are
+        the remaining axes in their order, column 2 is the fixed axis.
+    """
+    order = [*[a for a in range(3) if a != axis], axis]
+    result = np.eye(4)
+    result[:3, :3] = volume_affine[:3, :3][:, order]
+    result[:3, 3] = volume_affine[:3, 3] + index * volume_affine[:3, axis]
+    return result
+
+
+def lift_thickness(affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
+    """Make a plane's through-plane spacing at least its largest in-plane spacing.
+
+    Below it, nnU-Net takes the slicing axis for an in-plane one and plans a patch one pixel wide, silently. Pixels
+    keep their world coordinates, because they all lie at k = 0.
+
+    Returns:
+        The affine (4, 4) and the true thickness in millimetres.
+    """
+    spacing_mm = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    true_mm = float(spacing_mm[2])
+    lifted = affine.copy()
+    lifted[:3, 2] *= max(1.0, float(spacing_mm[:2].max()) / true_mm)
+    return lifted, true_mm

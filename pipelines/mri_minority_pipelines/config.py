@@ -1,0 +1,122 @@
+"""Every setting of a run: one frozen model per stage; an unknown key is an error."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mri_minority.core.errors import UsageError
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrepareConfig(_Settings):
+    """From volumes to the slice store."""
+
+    spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
+    size: tuple[int, int] = (96, 112)
+    plane: Literal["axial", "coronal", "sagittal"] = "axial"
+    heights: tuple[float, float] = (0.10, 0.95)
+    ceiling: float = Field(1.2, gt=0)
+    labels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    strata: int = Field(10, ge=1)
+    stratum_min_slices: int = Field(40, ge=2)
+    holdout: float = Field(0.2, ge=0, lt=1)
+    seed: int = 0
+
+
+class DenoiserConfig(_Settings):
+    """The denoiser: Gaussian start, network, training."""
+
+    rank: int = Field(96, ge=0)
+    patch: int = 4
+    channels: tuple[int, ...] = (64, 96, 128)
+    attention: tuple[bool, ...] = (False, False, True)
+    blocks: int = 1
+    head: int = 24
+    noise_mean: float = -0.4
+    noise_std: float = 1.4
+    batch: int = 16
+    learning_rate: float = 1e-3
+    ema: float = 0.9995
+    minutes: float = Field(60.0, gt=0)
+    max_steps: int = Field(1_000_000, ge=1)
+    seed: int = 0
+
+
+class ScoreConfig(_Settings):
+    """The minority score of real slices."""
+
+    sigma: float = Field(2.5, gt=0)
+    draws: int = Field(4, ge=2)
+    distance: str = "balanced"
+    seed: int = 0
+
+
+class ClassifierConfig(_Settings):
+    """The minority classifier: levels, network, training."""
+
+    levels: int = Field(10, ge=2)
+    channels: tuple[int, ...] = (32, 64, 96)
+    head: Literal["ordinal", "softmax"] = "ordinal"
+    batch: int = 32
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    minutes: float = Field(6.0, gt=0)
+    max_steps: int = Field(1_000_000, ge=1)
+    seed: int = 0
+
+
+class SampleConfig(_Settings):
+    """How slices are drawn."""
+
+    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "dpmpp_2m"
+    steps: int = Field(24, ge=2)
+    sigma_max: float = Field(20.0, gt=0)
+    sigma_min: float = Field(0.02, gt=0)
+    guidance: float = Field(2.0, ge=0)
+    window: tuple[float, float] = (0.0, 1e9)
+
+
+class Recipe(_Settings):
+    """All stages of one kind of data."""
+
+    name: str
+    about: str
+    prepare: PrepareConfig = PrepareConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    score: ScoreConfig = ScoreConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(p.name[:-5] for p in resources.files("mri_minority_pipelines.recipes").iterdir() if p.name[-5:] == ".yaml")
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe by name, or from a YAML file of the user's.
+
+    Raises:
+        UsageError: There is no such recipe, or a key or value in it is wrong.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise UsageError(f"expected a recipe file, {name} does not exist")
+        text = path.read_text(encoding="utf-8")
+    elif name in recipe_names():
+        text = (resources.files("mri_minority_pipelines.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(f"expected a recipe among {', '.join(recipe_names())} or a .yaml file, found {name!r}")
+    try:
+        return Recipe.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError) as error:
+        details = error.errors() if isinstance(error, ValidationError) else []
+        where = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['msg']}" for d in details) or str(error)
+        raise UsageError(f"recipe {name} is not valid: {where}") from error
