@@ -1,0 +1,82 @@
+"""Contact sheets: slices as people look at them, with their labels outlined."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+from skimage.segmentation import find_boundaries
+from skimage.transform import resize
+
+from mri_minority.volumes.atomic import write_atomic
+
+_COLOURS = [tuple(int(255 * v) for v in colour[:3]) for colour in matplotlib.colormaps["Set2"].colors]
+
+
+def as_shown(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Turn an RAS+ plane (first axis right, second anterior) the radiological way up: anterior up, right on the left."""
+    return np.flip(plane.T, axis=(0, 1))
+
+
+def tile(
+    image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, zoom: int = 2
+) -> npt.NDArray[np.uint8]:
+    """One slice as an RGB picture, labels outlined.
+
+    Args:
+        image: (H, W) in [-1, 1].
+        label: (H, W) classes to outline, or None.
+        zoom: Screen pixels per slice pixel.
+    """
+    grey = as_shown((image.astype(np.float64).clip(-1, 1) + 1) / 2)
+    size = (grey.shape[0] * zoom, grey.shape[1] * zoom)
+    big = resize(grey, size, order=1)
+    picture = np.repeat((big * 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    if label is not None:
+        shown = np.kron(as_shown(label), np.ones((zoom, zoom), np.uint8))
+        for number in range(1, int(label.max(initial=0)) + 1):
+            edge = find_boundaries(shown == number, mode="inner")
+            picture[edge] = _COLOURS[(number - 1) % len(_COLOURS)]
+    return picture
+
+
+def contact_sheet(
+    path: Path,
+    rows: list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.uint8]]],
+    columns: int = 8,
+    zoom: int = 2,
+) -> None:
+    """Write a PNG: for every group its slices plain, and below each the same slice with its labels outlined.
+
+    Args:
+        path: Where the picture goes.
+        rows: (title, images (n, H, W), labels (n, H, W)) for every group.
+        columns: Slices beside one another.
+        zoom: Screen pixels per slice pixel.
+    """
+    bands = []
+    for title, images, labels in rows:
+        bands.append(_banner(title, columns * (images.shape[1] * zoom + 2)))
+        for start in range(0, len(images), columns):
+            part = slice(start, start + columns)
+            bands.append(_strip([tile(i, None, zoom) for i in images[part]], columns))
+            if labels.any():
+                pairs = zip(images[part], labels[part], strict=True)
+                bands.append(_strip([tile(i, m, zoom) for i, m in pairs], columns))
+    sheet = Image.fromarray(np.concatenate(bands, axis=0))
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _strip(tiles: list[npt.NDArray[np.uint8]], columns: int) -> npt.NDArray[np.uint8]:
+    height, width = tiles[0].shape[:2]
+    strip = np.zeros((height + 2, columns * (width + 2), 3), np.uint8)
+    for number, picture in enumerate(tiles):
+        strip[:height, number * (width + 2) : number * (width + 2) + width] = picture
+    return strip
+
+
+def _banner(title: str, width: int) -> npt.NDArray[np.uint8]:
+    banner = Image.new("RGB", (width, 16), (40, 40, 48))
+    ImageDraw.Draw(banner).text((4, 2), title, fill=(235, 235, 235))
+    return np.asarray(banner)

@@ -1,0 +1,36 @@
+"""Exponential moving average of weights: what is kept of a training run."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averages a module's parameters, short memory first, up to a longest one.
+
+    The decay at step n is min(decay, (1 + n) / (10 + n)).
+
+    Args:
+        module: What is averaged; read at every update.
+        decay: Longest memory, in [0, 1).
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start from the module's present weights."""
+        self.decay = decay
+        self.values: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    def update(self, module: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        parameters = dict(module.named_parameters())
+        names = list(self.values)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                [self.values[n] for n in names], [parameters[n].detach() for n in names], 1 - decay
+            )
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Put the averaged weights into a module of the same kind."""
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self.values[name])

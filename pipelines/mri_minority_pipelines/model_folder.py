@@ -1,0 +1,95 @@
+"""The model folder: model.json says what it is, safetensors hold the weights. Nothing in it is ever unpickled."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mri_minority import __version__
+from mri_minority.backbones.monai_unet import UNetDenoiser, UNetShape
+from mri_minority.core.errors import DataError
+from mri_minority.diffusion.gaussian import GaussianWorld
+from mri_minority.diffusion.state import groups_for
+from mri_minority.training.checkpoint import load_tensors, save_tensors
+from mri_minority.volumes.atomic import write_json_atomic
+from mri_minority_pipelines.config import DenoiserConfig, Recipe
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk.
+
+    Args:
+        path: The folder.
+    """
+
+    path: Path
+
+    def card(self) -> dict[str, Any]:
+        """What model.json says.
+
+        Raises:
+            DataError: There is no model, or one of another format.
+        """
+        file = self.path / "model.json"
+        if not file.is_file():
+            raise DataError(f"expected a model folder at {self.path} (a model.json in it), found none; run `train` first")
+        try:
+            card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file} is damaged: {error}; train the model again") from error
+        if card.get("format") != FORMAT:
+            raise DataError(
+                f"expected model format {FORMAT}, found {card.get('format')} in {file} (written by version "
+                f"{card.get('version', 'unknown')}); train it again with this version, {__version__}"
+            )
+        return card
+
+    def write_card(self, card: dict[str, Any]) -> None:
+        """Write model.json; its presence is what makes the folder a model."""
+        write_json_atomic(self.path / "model.json", {**card, "format": FORMAT, "version": __version__})
+
+    def recipe(self) -> Recipe:
+        """The settings the model was made with."""
+        return Recipe.model_validate(self.card()["recipe"])
+
+    def denoiser(self) -> UNetDenoiser:
+        """The trained denoiser, in evaluation mode."""
+        classes = len(self.card()["label_names"])
+        net = build_denoiser(load_world(self.path / "world.safetensors", classes), self.recipe().denoiser)
+        weights, _ = load_tensors(self.path / "denoiser.safetensors")
+        net.load_state_dict(weights)
+        return net.eval().requires_grad_(False)
+
+
+def build_denoiser(world: GaussianWorld, config: DenoiserConfig) -> UNetDenoiser:
+    """The untrained network of a configuration."""
+    shape = UNetShape(config.patch, config.channels, config.attention, config.blocks, config.head)
+    return UNetDenoiser(world, shape)
+
+
+def save_world(path: Path, world: GaussianWorld) -> None:
+    """Write a fitted Gaussian world."""
+    tensors: dict[str, torch.Tensor] = {
+        "mean": world.mean.half(),
+        "basis": world.basis.half(),
+        "covariance": world.covariance,
+        "residual_variance": world.residual_variance,
+    }
+    save_tensors(path, tensors, {"groups": list(world.groups.sizes)})
+
+
+def load_world(path: Path, classes: int) -> GaussianWorld:
+    """Read a fitted Gaussian world."""
+    tensors, _ = load_tensors(path)
+    return GaussianWorld(
+        tensors["mean"].float(),
+        tensors["basis"].float(),
+        tensors["covariance"],
+        tensors["residual_variance"],
+        groups_for(classes),
+    )
