@@ -10,20 +10,14 @@ of their distance field, and the tissue around them is displaced outwards by the
 """
 
 import csv
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
 
 from mri_minority.core.errors import UsageError
 
@@ -36,6 +30,8 @@ LABELS: Final = {"grey_matter": 1, "white_matter": 2, "ventricles": 3}
 
 ORIENTATIONS: Final = ("RAS", "LAS", "LPS", "PSR", "oblique")
 """Storage orientations that a written cohort cycles through; the last is RAS tilted by a few degrees."""
+
+_AXES: Final = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 FIELD_OF_VIEW_MM: Final = (192.0, 224.0, 168.0)
 CENTRE_MM: Final = (0.0, -16.0, 10.0)
@@ -59,7 +55,7 @@ LATERAL_CHAINS: Final = (
     # frontal horn, body, atrium, occipital horn
     (
         (18, 32, 1, 2.6), (12, 24, 7, 4.4), (7.5, 8, 14, 4.2), (9.5, -10, 20, 4.0), (15, -26, 21, 4.6),
-        (24, -40, 13, 6.0), (26, -54, 8, 4.0), (23, -69, 5, 1.6),
+        (24, -40, 13, 6.0), (26, -54, 7, 4.2), (23, -69, 4, 2.6),
     ),
     # inferior horn
     ((24, -40, 13, 5.0), (34, -35, -2, 2.8), (36, -22, -13, 2.4), (32, -8, -20, 2.0)),
@@ -67,8 +63,8 @@ LATERAL_CHAINS: Final = (
 
 # Deep grey matter, |x| side: ellipsoids (centre, half axes, intensity), and the caudate and hippocampus as chains.
 DEEP_NUCLEI: Final = (
-    ((11.0, -18.0, 7.0), (7.5, 13.5, 8.5), 0.74),  # thalamus
-    ((26.5, 4.0, 2.0), (5.5, 16.0, 10.0), 0.68),  # putamen
+    ((11.5, -18.0, 7.0), (9.0, 15.0, 9.5), 0.76),  # thalamus
+    ((27.0, 3.0, 3.0), (6.0, 18.0, 11.5), 0.68),  # putamen
     ((19.5, -3.0, 0.0), (4.5, 9.5, 6.5), 0.84),  # pallidum
     ((24.0, -3.0, -20.0), (7.0, 7.5, 7.0), 0.62),  # amygdala
 )
@@ -155,12 +151,12 @@ class _Waves:
         """
         per_voxel = self.vectors @ affine[:3, :3]
         start = self.phases + self.vectors @ affine[:3, 3]
-        x, y, z = (np.exp(1j * per_voxel[:, [a]] * np.arange(shape[a])).astype(np.complex64) for a in range(3))
+        x, y, z = (np.exp(1j * per_voxel[:, [a]] * np.arange(shape[a])) for a in range(3))
         plane = ((x * np.exp(1j * start)[:, None])[:, :, None] * y[:, None, :]).reshape(len(start), -1)
-        left = np.concatenate([plane.real, -plane.imag]).astype(np.float32)
-        right = np.concatenate([z.real, z.imag]) * np.float32(np.sqrt(2 / len(start)))
-        field: F32 = (left.T @ right).reshape(shape)
-        return field
+        # In float64, so that the order of summation (it depends on the threads) does not reach a float32 result.
+        field = np.concatenate([plane.real, -plane.imag]).T @ np.concatenate([z.real, z.imag])
+        unit_variance: F32 = (field * np.sqrt(2 / len(start))).astype(np.float32)
+        return unit_variance.reshape(shape)
 
     def sheet_distance(self, points: F32) -> F32:
         """Return the approximate distance to the field's zero set, |n| / |grad n|: curved sheets, like sulci.
@@ -178,7 +174,7 @@ class _Waves:
         # Where the field is flat the quotient would explode; a floor keeps the sheets apart there.
         floor = np.float32(0.3 * np.mean(np.sum(self.vectors**2, axis=1)))
         signed = field / np.sqrt(slopes[0] ** 2 + slopes[1] ** 2 + slopes[2] ** 2 + floor)
-        return np.abs(_interpolate(signed, (points - np.float32(FOLD_START_MM)) / np.float32(FOLD_STEP_MM)))
+        return np.abs(_interpolate(signed, (points - np.array(FOLD_START_MM, np.float32)) / np.float32(FOLD_STEP_MM)))
 
 
 @dataclass(frozen=True)
@@ -189,14 +185,13 @@ class _Traits:
     pose: F64  # (4, 4) grid-centred millimetres -> head frame
     atrophy: float
     ventricle_scale: float
-    side: float  # left-right difference of the ventricles, about +-0.12
+    side: float  # left-right difference of the ventricles, within +-0.08
     gain: float  # scanner units per white matter
     noise: float  # noise sigma, white matter = 1
     warps: tuple[_Waves, ...]  # displacements along x, y, z
     bias: _Waves
     texture: _Waves
     folds: _Waves
-    folia: _Waves
 
 
 def _draw_traits(seed: int, index: int, rare: bool) -> _Traits:
@@ -219,14 +214,13 @@ def _draw_traits(seed: int, index: int, rare: bool) -> _Traits:
         pose=pose,
         atrophy=atrophy,
         ventricle_scale=enlarged if rare else ordinary,
-        side=0.07 * float(normal[11]),
+        side=0.04 * float(normal[11]),
         gain=float(rng.uniform(550, 1400)),
         noise=float(rng.uniform(0.018, 0.04)),
         warps=tuple(_Waves.draw(rng, 10, 70, 160) for _ in range(3)),
         bias=_Waves.draw(rng, 6, 220, 420),
         texture=_Waves.draw(rng, 24, 14, 40),
-        folds=_Waves.draw(rng, 32, 17, 26),
-        folia=_Waves.draw(rng, 12, 60, 90),
+        folds=_Waves.draw(rng, 32, 16, 25),
     )
 
 
@@ -241,7 +235,7 @@ def _interpolate(field: F32, at: F32) -> F32:
         float32 (P,).
     """
     base = np.clip(at, 0, np.array(field.shape, np.float32) - 2).astype(np.int32)
-    x, y, z = (at - base).T
+    x, y, z = (at - base.astype(np.float32)).T
     row, plane = field.shape[2], field.shape[1] * field.shape[2]
     first = base[:, 0] * plane + base[:, 1] * row + base[:, 2]
     flat = field.ravel()
@@ -284,7 +278,9 @@ def _ellipsoid(
     return distance
 
 
-def _chain(p: Fields, nodes: tuple[tuple[float, float, float, float], ...], width: float = 2.0, tall: float = 1.0) -> F32:
+def _chain(
+    p: Fields, nodes: tuple[tuple[float, float, float, float], ...], width: float = 2.0, tall: float = 1.0
+) -> F32:
     """Signed distance to a chain of tapering tubes.
 
     Args:
@@ -298,7 +294,7 @@ def _chain(p: Fields, nodes: tuple[tuple[float, float, float, float], ...], widt
     """
     x, y, z = p[0], p[1], p[2] / np.float32(tall)
     total: F32 | None = None
-    for (x0, y0, z0, r0), (x1, y1, z1, r1) in zip(nodes, nodes[1:], strict=False):
+    for (x0, y0, z0, r0), (x1, y1, z1, r1) in itertools.pairwise(nodes):
         ax, ay, az = x1 - x0, y1 - y0, (z1 - z0) / tall
         dx, dy, dz = x - np.float32(x0), y - np.float32(y0), z - np.float32(z0 / tall)
         length2 = ax * ax + ay * ay + az * az
@@ -367,9 +363,9 @@ def _grow_ventricles(p: Fields, brain: F32, to_head: F64, traits: _Traits) -> _V
     third = _ellipsoid((x, y, z), (0, -12, 0), (1.7, 13, 10))
     fourth = _ellipsoid((x, y, z), (0, -44, -32), (6, 4, 9))
     wall = np.minimum(lateral, np.minimum(third + 0.3, fourth + 0.5))
-    septum = np.where(lateral < third, 0.75 - np.abs(x), -9).astype(np.float32)
+    septum = np.where(lateral < third, 1.1 - np.abs(x), -9).astype(np.float32)
 
-    volume = TYPICAL_SHARE * traits.ventricle_scale * (0.80 - 0.10 * traits.atrophy) * np.count_nonzero(brain < 0)
+    volume = TYPICAL_SHARE * traits.ventricle_scale * (0.945 - 0.165 * traits.atrophy) * np.count_nonzero(brain < 0)
     candidates = wall[septum < 0]
     t = float(np.partition(candidates, int(volume))[int(volume)])
 
@@ -404,14 +400,14 @@ def _folding(p: Fields, hull: F32, traits: _Traits, lobe: F32) -> F32:
     into_core = np.maximum(1 - core, 0) * np.float32(60)
     fissure = np.sqrt(x * x + into_core * into_core)
     # Sylvian fissure: a slanted sheet from the side, ending in the wall over the insula.
-    dz = (z + 12 + 0.56 * (y - 20)) * np.float32(0.87)
+    dz = (z + 12 + 0.56 * (y - 20)) * np.float32(0.87) + 1.5 * lobe
     ends = np.maximum(y - 24, 0) ** 2 + np.maximum(-38 - y, 0) ** 2
     opening = np.sqrt(dz * dz + np.maximum(39 - side, 0) ** 2 + ends)
     insula = np.sqrt((side - 40) ** 2 + np.maximum(np.abs(dz) - 10, 0) ** 2 + np.maximum(-18 - y, 0) ** 2 + ends)
     sylvian = np.minimum(opening, insula)
 
     depth = np.minimum(-hull, fissure)
-    deepest = 13 + 2.5 * lobe
+    deepest = 14.5 + 2.5 * lobe
     shell = np.flatnonzero((depth < deepest + 5) & (hull < 4))
     sx, sy, sz, sside = x[shell], y[shell], z[shell], side[shell]
     temporal = (sz + 12 + 0.56 * (sy - 20) < 0) & (sy > -48) & (sside > 18)
@@ -434,12 +430,19 @@ def _folding(p: Fields, hull: F32, traits: _Traits, lobe: F32) -> F32:
 
 def _ramp(distance: F32, width: float) -> F32:
     """Partial volume: 1 inside, 0 outside, linear over `width` millimetres across the surface."""
-    return np.clip(np.float32(0.5) - distance * np.float32(1 / width), 0, 1)
+    share: F32 = np.clip(np.float32(0.5) - distance * np.float32(1 / width), 0, 1)
+    return share
 
 
 def _paint(image: F32, share: F32, value: float | F32) -> None:
     """Mix `value` into `image`, in place."""
     image += share * (value - image)
+
+
+def _slab(z: F32, limit: float) -> tuple[slice, slice, slice]:
+    """The lower part of the grid, up to the last layer with a voxel under `limit` (mm)."""
+    layers = max(1, int(np.count_nonzero(z.min(axis=(0, 1)) < limit)))
+    return slice(None), slice(None), slice(layers)
 
 
 def _paint_head(p: Fields, skull: F32, texture: F32, blur: float) -> F32:
@@ -454,28 +457,30 @@ def _paint_head(p: Fields, skull: F32, texture: F32, blur: float) -> F32:
     Returns:
         float32 (X, Y, Z), white matter = 1.
     """
-    x, y, z = p
-    thick = 6.0 + 0.8 * texture
-    down = np.maximum(-z - 10, 0)
+    thick = np.float32(6.0) + np.float32(0.5) * texture
+    low = _slab(p[2], 20)
+    x, y, z = (field[low] for field in p)
+    side = np.abs(x)
+    skin = skull - thick - np.float32(5.5)
     face = _ellipsoid((x, y - 4, np.minimum(z + 12, 0) * np.float32(0.35)), (0, -8, 0), (68, 92, 60))
-    skin = _soft_min(skull - thick - 5.5, np.where(z < 20, face + np.maximum(z + 12, 0), 99).astype(np.float32), 16.0)
+    skin[low] = _soft_min(skin[low], face + np.maximum(z + 12, 0), 16.0)
     image = np.full(skull.shape, AIR, np.float32)
-    _paint(image, _ramp(skin, blur), FAT * 0.94)
+    _paint(image, _ramp(skin, blur), FAT * 0.93)
     _paint(image, _ramp(skin + 2.0, blur), FAT)
-    deep = np.clip(down / 12, 0, 1) * _ramp(skin + 5.5, 3.0)
-    _paint(image, deep, MUSCLE + 0.16 * texture)
-    temporalis = _ellipsoid((np.abs(x), y, z), (72, 8, -12), (8, 26, 30))
-    _paint(image, _ramp(temporalis, 3.0) * _ramp(skin + 3.5, 2.0), MUSCLE)
-    bone = skull - thick
-    _paint(image, _ramp(bone, blur), SKULL)
+    # Below the skull base: muscle with fat between; the temporal muscle; orbits with eyes; the nasal cavity.
+    _paint(image[low], _ramp(z + 8, 8) * _ramp(skin[low] + 5.5, 3.0), MUSCLE + 0.12 * texture[low])
+    temporal_muscle = _ellipsoid((side, y, z), (72, 8, -12), (8, 26, 30))
+    _paint(image[low], _ramp(temporal_muscle, 3.0) * _ramp(skin[low] + 3.5, 2.0), MUSCLE)
+    _paint(image, _ramp(skull - thick, blur), SKULL)
     marrow = np.clip(1 - np.abs(skull - 0.5 * thick) / 1.6, 0, 1) * np.clip(0.7 + 0.5 * texture, 0, 1)
     _paint(image, marrow, MARROW)
-    front = np.s_[:, np.flatnonzero((y > 36).any(axis=(0, 2)))[0] :, : max(1, int(np.count_nonzero(z[0, -1] < 0)))]
-    fx, fy, fz = np.abs(x[front]), y[front], z[front]
-    orbit = _ellipsoid((fx, fy, fz), (32, 60, -36), (17, 24, 16))
-    _paint(image[front], _ramp(np.maximum(orbit, 1.5 - skull[front]), blur), FAT * 0.95)
-    _paint(image[front], _ramp(_ellipsoid((fx, fy, fz), (32, 68, -36), (12, 12, 12)), blur), 0.22)
-    _paint(image[front], _ramp(_ellipsoid((fx, fy, fz), (0, 64, -44), (12, 18, 16)), blur), AIR)
+    front = (slice(None), slice(int(np.flatnonzero((y > 30).any(axis=(0, 2)))[0]), None), _slab(p[2], -8)[2])
+    x, y, z = (field[front] for field in p)
+    side = np.abs(x)
+    orbit = np.maximum(_ellipsoid((side, y, z), (31, 56, -33), (17, 26, 16)), 2.0 - skull[front])
+    _paint(image[front], _ramp(orbit, blur), FAT * 0.95)
+    _paint(image[front], _ramp(_ellipsoid((side, y, z), (31, 67, -34), (12, 12, 12)), blur), 0.22)
+    _paint(image[front], _ramp(_ellipsoid((x, y, z), (0, 62, -42), (13, 22, 17)), blur), AIR)
     _paint(image, _ramp(skull, blur), FLUID)
     return image
 
@@ -494,25 +499,28 @@ def _synthesise(traits: _Traits, affine: F64, shape: tuple[int, ...]) -> tuple[F
     blur = max(1.6, float(np.cbrt(abs(np.linalg.det(affine[:3, :3])))))
     p = _coordinates(affine, shape, traits)
     texture = traits.texture.on_grid(affine, shape)
-    half: Fields = (np.abs(p[0]), p[1], p[2])
+    low = _slab(p[2], 18)
+    half: Fields = (np.abs(p[0][low]), p[1][low], p[2][low])
     cerebrum = _ellipsoid(p, (0, -17, 12), (67, 87, 64), below=38)
-    cerebrum = _soft_min(cerebrum, _ellipsoid(half, (43, -13, -19), (22, 37, 21)), 5.0)
-    cerebellum = _ellipsoid(half, (21, -66, -36), (30, 27, 22))
-    skull = _soft_min(cerebrum, cerebellum, 30.0) - np.float32(1.2 + 2.2 * traits.atrophy)
+    cerebrum[low] = _soft_min(cerebrum[low], _ellipsoid(half, (43, -13, -19), (22, 37, 21)), 5.0)
+    cerebellum, stem = np.full(shape, 99, np.float32), np.full(shape, 99, np.float32)
+    cerebellum[low] = _ellipsoid(half, (21, -66, -36), (30, 27, 22))
+    stem[low] = _chain(half, BRAINSTEM)
+    skull = cerebrum - np.float32(1.2 + 2.2 * traits.atrophy)
+    skull[low] += _soft_min(cerebrum[low], cerebellum[low], 30.0) - cerebrum[low]
     image = _paint_head(p, skull, texture, blur)
 
-    stem_full = np.full(shape, 99, np.float32)
-    low = np.s_[:, :, : max(1, int(np.count_nonzero(p[2].mean(axis=(0, 1)) < 6)))]
-    stem_full[low] = _chain((p[0][low], p[1][low], p[2][low]), BRAINSTEM)
     ventricles = _grow_ventricles(p, np.minimum(cerebrum, cerebellum), traits.pose @ affine, traits)
     wall = np.full(shape, 99, np.float32)
     wall[ventricles.box] = ventricles.distance
     for field, pushed in zip(p, ventricles.pushed, strict=True):
         field[ventricles.box] = pushed
 
-    inside = np.flatnonzero(np.minimum(skull, stem_full) < 1)
-    at = [field.ravel()[inside] for field in (*p, cerebrum, cerebellum, stem_full, wall, texture)]
-    tissue, brain_label = _brain((at[0], at[1], at[2]), at[3], at[4], at[5], at[6], at[7], image.ravel()[inside], traits, blur)
+    inside = np.flatnonzero(np.minimum(skull, stem) < 1)
+    at = [field.ravel()[inside] for field in (*p, cerebrum, cerebellum, stem, wall, texture)]
+    tissue, brain_label = _brain(
+        (at[0], at[1], at[2]), at[3], at[4], at[5], at[6], at[7], image.ravel()[inside], traits, blur
+    )
     image.ravel()[inside] = tissue
     label = np.zeros(shape, np.uint8)
     label.ravel()[inside] = brain_label
@@ -521,7 +529,15 @@ def _synthesise(traits: _Traits, affine: F64, shape: tuple[int, ...]) -> tuple[F
 
 
 def _brain(
-    p: Fields, cerebrum: F32, cerebellum: F32, stem: F32, wall: F32, texture: F32, image: F32, traits: _Traits, blur: float
+    p: Fields,
+    cerebrum: F32,
+    cerebellum: F32,
+    stem: F32,
+    wall: F32,
+    texture: F32,
+    image: F32,
+    traits: _Traits,
+    blur: float,
 ) -> tuple[F32, npt.NDArray[np.uint8]]:
     """Paint and label the tissue inside the skull.
 
@@ -540,7 +556,7 @@ def _brain(
         Image float32 (P,) and label uint8 (P,).
     """
     half: Fields = (np.abs(p[0]), p[1], p[2])
-    ribbon = np.float32(3.1 - 0.5 * traits.atrophy)
+    ribbon = np.float32(3.3 - 0.5 * traits.atrophy)
     pial = _folding(p, cerebrum, traits, texture)
     pial = np.where(wall < 5, np.minimum(pial, wall - 5 - ribbon), pial)  # white matter between ventricles and sulci
     white = np.maximum(pial + ribbon, cerebrum + 2)
@@ -548,9 +564,10 @@ def _brain(
     # Cerebellum: below the tentorium, with folia across and a branching white core.
     below = np.maximum(cerebellum, 2.0 - cerebrum)
     angle = np.arctan2(p[2] + 34, -(p[1] + 42)) * np.float32(26)
-    folia = np.abs(np.sin((angle + 3 * texture) * np.float32(np.pi / 9))) * np.float32(3)
-    cerebellar_white = np.maximum(below + 3.0, np.minimum(below + 11, 1.9 - folia))
-    cerebellar_grey = np.maximum(below, 0.5 * traits.atrophy - folia - np.maximum(-below - 5, 0))
+    folia = np.abs(np.sin((angle + 2.5 * texture) * np.float32(np.pi / 7))) * np.float32(7 / np.pi)
+    branches = np.maximum(below + 4.5, 1.5 - folia)
+    cerebellar_white = np.minimum(np.maximum(below + 11, 0.3 - folia), branches)
+    cerebellar_grey = np.maximum(below, np.float32(0.2 + 0.5 * traits.atrophy) - folia - np.maximum(-below - 4, 0))
 
     grey, value = np.minimum(pial, cerebellar_grey), np.full_like(image, GREY)
     white = np.minimum(white, np.minimum(cerebellar_white, stem))
@@ -648,12 +665,17 @@ def make_subject(seed: int, index: int, rare: bool, spacing_mm: float = 2.0) -> 
 
 def _store(array: npt.NDArray[np.generic], affine: F64, orientation: str, path: Path) -> None:
     """Write an array with its axes in another order or direction; the anatomy keeps its world coordinates."""
-    codes = "RAS" if orientation == "oblique" else orientation
-    change = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(codes)))
-    stored = np.ascontiguousarray(apply_orientation(array, change))
-    nifti = nib.Nifti1Image(stored, affine @ inv_ornt_aff(change, array.shape))
+    axes, signs = zip(*(_AXES[code] for code in ("RAS" if orientation == "oblique" else orientation)), strict=True)
+    stored = np.transpose(array, axes)[tuple(slice(None, None, sign) for sign in signs)]
+    to_ras = np.zeros((4, 4))  # stored index -> index on RAS axes
+    to_ras[3, 3] = 1
+    for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        to_ras[axis, column] = sign
+        to_ras[axis, 3] = 0 if sign > 0 else array.shape[axis] - 1
+    library: Any = nib  # its constructors carry no annotations
+    nifti = library.Nifti1Image(np.ascontiguousarray(stored), affine @ to_ras)
     nifti.header.set_xyzt_units("mm", "sec")
-    nib.save(nifti, path)
+    library.save(nifti, path)
 
 
 def rare_indices(subjects: int, seed: int, rare_share: float = 0.05) -> frozenset[int]:

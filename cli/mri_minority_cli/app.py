@@ -1,0 +1,22 @@
+"""The `mri-minority` command. Verbs live in `commands/`, one file each; heavy imports happen inside them."""
+
+import typer
+
+from mri_minority_cli.commands import demo, doctor, info, prepare, recipes, synthesize, train, verify
+
+app = typer.Typer(
+    name="mri-minority",
+    help="Rare anatomy on purpose: learn brain MRI slices, find the rare ones, draw more of them with label maps.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for verb in (prepare, train, synthesize, verify, info, recipes, doctor, demo):
+    app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,1 @@
+"""The networks: the only room that knows a network library or a foreign checkpoint."""

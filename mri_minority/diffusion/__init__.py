@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: kernel, denoiser, loss, solvers, guidance. Pure torch, no files."""

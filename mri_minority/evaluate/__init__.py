@@ -1,0 +1,1 @@
+"""Measurements on synthetic slices: attributes, density, fidelity, copies, use downstream."""

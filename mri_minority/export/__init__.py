@@ -1,0 +1,1 @@
+"""Synthetic slices as data sets other tools read, one file per format."""

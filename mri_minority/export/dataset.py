@@ -1,0 +1,135 @@
+"""What makes a folder of slices a data set: manifest, data card, and a check that both are still true."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import json
+
+import nibabel as nib
+import numpy as np
+
+from mri_minority.core.errors import DataError
+from mri_minority.export.nifti import DESCRIPTION
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
+
+FORMAT = 1
+_KNOWN = {"manifest.json", "README.md", "contact_sheet.png"}
+
+
+@dataclass(frozen=True)
+class DataCard:
+    """What a reader of the data set must know.
+
+    Args:
+        slices: How many.
+        label_names: Classes 1, 2, ...
+        how: The request in words.
+        recipe: The model's recipe.
+        train_subjects: Subjects the model learnt from.
+        audit: What the copy audit found, or that it was not run.
+    """
+
+    slices: int
+    label_names: tuple[str, ...]
+    how: str
+    recipe: str
+    train_subjects: int
+    audit: str
+
+
+def write_manifest(folder: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write manifest.json: the header, and per slice its files' hashes, trace, affine and attributes."""
+    write_json_atomic(folder / "manifest.json", {"format": FORMAT, **header, "slices": rows})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read manifest.json.
+
+    Raises:
+        DataError: It is missing, damaged or of another format.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise DataError(f"expected a synthetic data set at {folder} (a manifest.json in it), found none")
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"expected manifest format {FORMAT}, found {manifest.get('format')} in {path}")
+    return manifest
+
+
+def write_data_card(folder: Path, card: DataCard) -> None:
+    """Write README.md."""
+    classes = "\n".join(f"- {number}: {name}" for number, name in enumerate(("background", *card.label_names)))
+    write_text_atomic(
+        folder / "README.md",
+        f"""# Synthetic brain MRI slices
+
+**Every image and label map in this folder was generated. None is of a person.**
+
+{card.slices} slices with label maps, made by mri-minority ({card.how}), from a model of recipe `{card.recipe}` trained
+on {card.train_subjects} subjects.
+
+## Files
+- `images/NAME.nii.gz`: float32, (H, W, 1), the plane's affine in RAS+ millimetres
+- `labels/NAME.nii.gz`: uint8, same NAME and affine
+- `manifest.json`: per slice its seed, stratum, levels, attributes and the files' SHA-256
+- `contact_sheet.png`: the first slices, with labels outlined
+
+## Classes
+{classes}
+
+## Intended use
+Training data for segmentation research, added to real cases.
+
+## Out of scope
+Diagnosis; validation or testing of a model (use real cases of other subjects); any claim about a person or a population.
+
+## Licence
+The slices derive from the training data: their licence and consent terms apply here too.
+
+## Copy audit
+{card.audit} Passing an audit is evidence, not anonymity.
+""",
+    )
+
+
+def verify_dataset(folder: Path) -> list[str]:
+    """Re-hash every file and re-check its format; one sentence per problem, none when all is well."""
+    manifest = read_manifest(folder)
+    problems: list[str] = []
+    listed = set(_KNOWN)
+    for row in manifest["slices"]:
+        for kind in ("image", "label"):
+            if row[kind] is None:
+                continue
+            listed.add(row[kind])
+            path = folder / row[kind]
+            if not path.is_file():
+                problems.append(f"{row[kind]} is missing")
+            elif sha256_of(path) != row[f"{kind}_sha256"]:
+                problems.append(f"{row[kind]} has changed since it was written")
+            else:
+                problems.extend(f"{row[kind]}: {problem}" for problem in _format_problems(path, kind, row))
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
+    return problems
+
+
+def _format_problems(path: Path, kind: str, row: dict[str, Any]) -> list[str]:
+    picture = nib.load(path)
+    header = picture.header
+    spacing_mm = header.get_zooms()
+    checks = {
+        "is not (H, W, 1)": len(picture.shape) == 3 and picture.shape[2] == 1,
+        "has the wrong data type": picture.get_data_dtype() == (np.float32 if kind == "image" else np.uint8),
+        "is not marked synthetic": header["descrip"].item().decode("ascii", "replace") == DESCRIPTION
+        or header["descrip"].item().startswith(b"SYNTHETIC mri-minority"),
+        "has no sform or qform": int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0,
+        "is thinner than its pixels are wide": spacing_mm[2] >= max(spacing_mm[:2]) - 1e-4,
+        "lies elsewhere than the manifest says": np.allclose(picture.affine, row["affine"], atol=1e-3),
+    }
+    return [problem for problem, fine in checks.items() if not fine]

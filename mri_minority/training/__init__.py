@@ -1,0 +1,1 @@
+"""Training: the loop as a generator, the moving average of the weights, checkpoints."""

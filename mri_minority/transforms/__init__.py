@@ -1,0 +1,1 @@
+"""MONAI compositions built from explicit parameters."""

@@ -1,0 +1,1 @@
+"""Orchestration: config, read artefacts, call the library, write artefacts."""

@@ -1,0 +1,1 @@
+"""Recipes: package data, one YAML file per kind of image."""

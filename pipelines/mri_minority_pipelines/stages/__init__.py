@@ -1,0 +1,1 @@
+"""One module per stage, each a rerunnable run(config, inputs, out)."""

@@ -1,0 +1,148 @@
+"""train: denoiser, scores, levels and classifier; each part is skipped when it is there already."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.minority.levels import LevelScale, fit_levels
+from mri_minority.slices.store import SliceStore
+from mri_minority.transforms.spatial import AXES
+from mri_minority.volumes.atomic import sha256_of
+from mri_minority_pipelines import rarity as rarities
+from mri_minority_pipelines.config import ClassifierConfig, Recipe
+from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.model_folder import ModelFolder, load_world
+from mri_minority_pipelines.stages import score as score_stage
+from mri_minority_pipelines.stages import train_classifier, train_denoiser
+
+Part = Literal["all", "denoiser", "score", "classifier"]
+
+
+def run(
+    recipe: Recipe,
+    store: SliceStore,
+    out: Path,
+    rarity: str,
+    part: Part,
+    device: torch.device,
+    tell: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Make or complete a model folder; return its card.
+
+    Args:
+        recipe: All settings.
+        store: The prepared slices.
+        out: The model folder.
+        rarity: What rare means: "minority", "attribute:NAME" or "file:TSV".
+        part: Stop after this part; "all" goes to the end.
+        device: Where to compute.
+        tell: Receives progress.
+
+    Raises:
+        UsageError: A rarity that does not exist.
+        DataError: The folder holds a model of other slices.
+    """
+    folder = ModelFolder(out)
+    slices_hash = sha256_of(store.folder / "slices.tsv")
+    if rarity != "minority":
+        scores = rarities.external_scores(rarity, store)  # a wrong name must fail before an hour of training
+    if (out / "model.json").is_file():
+        card = folder.card()
+        if card["store_sha256"] != slices_hash:
+            raise DataError(f"{out} is a model of other slices than {store.folder}; choose another --out")
+    else:
+        train_denoiser.run(recipe.denoiser, store, out, device, tell)
+        card = _first_card(recipe, store, slices_hash)
+        folder.write_card(card)
+    if part == "denoiser":
+        return folder.card()
+    columns: dict[str, torch.Tensor] = {}
+    made_from: dict[str, Any] = {"rarity": rarity}
+    if rarity == "minority":
+        work = out / ".training"
+        work.mkdir(exist_ok=True)
+        parts = score_stage.lost_parts_of_store(recipe.score, folder.denoiser().to(device), store, work, device, tell)
+        result = score_stage.scores_of(recipe.score, parts, store)
+        scores = result.score
+        columns["standard_error"] = result.standard_error
+        made_from |= {"score": recipe.score.model_dump(mode="json"), "rank_stability": round(result.stability, 4)}
+    return _finish(recipe.classifier, store, folder, scores, columns, made_from, part, device, tell)
+
+
+def _finish(
+    config: ClassifierConfig,
+    store: SliceStore,
+    folder: ModelFolder,
+    scores: torch.Tensor,
+    columns: dict[str, torch.Tensor],
+    made_from: dict[str, Any],
+    part: Part,
+    device: torch.device,
+    tell: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Levels from scores, then the classifier; both end in the card."""
+    name = rarities.slug(made_from["rarity"])
+    strata, train = torch.as_tensor(store.strata()), torch.as_tensor(store.indices("train"))
+    try:
+        scale = fit_levels(scores[train], strata[train], len(store.strata_names), config.levels)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    level = scale.of(scores, strata)
+    table = f"scores-{name}.tsv"
+    score_stage.write_scores(folder.path / table, store, {"score": scores, **columns, "level": level})
+    if part == "score":
+        return folder.card()
+    card = folder.card()
+    weights = folder.path / f"classifier-{name}.safetensors"
+    if name not in card["classifiers"] or not weights.is_file():
+        world = load_world(folder.path / "world.safetensors", len(store.label_names))
+        report = train_classifier.run(config, store, world, scale, level, weights, device, tell)
+        card["classifiers"][name] = {
+            **made_from,
+            "config": config.model_dump(mode="json"),
+            "levels": scale.levels,
+            "thresholds": scale.thresholds.tolist(),
+            "report": report,
+            "sha256": sha256_of(weights),
+        }
+        folder.write_card(card)
+    return card
+
+
+def scale_of(entry: dict[str, Any]) -> LevelScale:
+    """The level thresholds that a card's classifier entry holds."""
+    return LevelScale(torch.tensor(entry["thresholds"], dtype=torch.float64))
+
+
+def _first_card(recipe: Recipe, store: SliceStore, slices_hash: str) -> dict[str, Any]:
+    train = store.indices("train")
+    counts = np.bincount(store.strata()[train], minlength=len(store.strata_names))
+    return {
+        "made": time.strftime("%Y-%m-%d"),
+        "recipe": recipe.model_dump(mode="json"),
+        "store_sha256": slices_hash,
+        "label_names": list(store.label_names),
+        "strata": store.header["strata"],
+        "stratum_slices": counts.tolist(),
+        "planes": [_typical_plane(store, train[store.strata()[train] == t]) for t in range(len(counts))],
+        "intensity_scale": float(np.median([store.rows[i].scale for i in train])),
+        "train_subjects": len({store.rows[i].subject for i in train}),
+        "classifiers": {},
+    }
+
+
+def _typical_plane(store: SliceStore, index: np.ndarray) -> list[list[float]]:
+    """Where slices of a stratum lie on average: an axis-aligned affine that is nobody's."""
+    affines = np.array([store.rows[i].affine for i in index]).reshape(-1, 4, 4)
+    axis = AXES[store.header["settings"]["plane"]]
+    order = [*[a for a in range(3) if a != axis], axis]
+    spacing_mm = np.median(np.linalg.norm(affines[:, :3, :3], axis=1), axis=0)
+    plane = np.eye(4)
+    plane[:3, :3] = np.eye(3)[:, order] * spacing_mm.round(4)
+    plane[:3, 3] = affines[:, :3, 3].mean(axis=0).round(1)
+    return plane.tolist()
