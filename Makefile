@@ -1,5 +1,5 @@
-# make demo    pictures from the built-in model, in a fresh environment
-# make test    the tests, in the same environment
+# make demo    pictures of common and rare slices, from a bare checkout
+# make test    the tests (both make .venv and install what they need)
 # make check   everything CI checks: lint, types, imports, tests
 #
 # Python: python3, else python3.13, python3.12, ..., whichever is 3.11 or newer; or say which: make demo PYTHON=python3.12

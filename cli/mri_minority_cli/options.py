@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random; the recipe's by default.", show_default=False)]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Seed of everything random; the recipe's by default.", show_default=False)
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and do nothing.")]
@@ -15,11 +17,11 @@ RecipeName = Annotated[
 ]
 LabelMap = Annotated[
     Path | None,
-    typer.Option("--labels", help="YAML file of class name -> list of label values, instead of the recipe's.", show_default=False),
+    typer.Option(
+        "--labels", help="YAML file of class name -> list of label values, instead of the recipe's.", show_default=False
+    ),
 ]
 Holdout = Annotated[
     float | None, typer.Option("--holdout", help="Share of subjects that training never sees.", show_default=False)
 ]
-Rarity = Annotated[
-    str, typer.Option("--rarity", help="What rare means: minority, attribute:NAME or file:scores.tsv.")
-]
+Rarity = Annotated[str, typer.Option("--rarity", help="What rare means: minority, attribute:NAME or file:scores.tsv.")]

@@ -97,7 +97,8 @@ class UNetDenoiser(nn.Module):
         local_mean = functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
         grain = (x - local_mean) / self.groups.spread(sigma).clamp(min=0.02)
         full = torch.cat([functional.pixel_shuffle(features, self.patch), c_in * x, start / SIGMA_DATA, grain], dim=1)
-        return start + self.groups.spread(self.c_out(sigma)) * self.head(full, noise_code).to(x)
+        denoised: Tensor = start + self.groups.spread(self.c_out(sigma)) * self.head(full, noise_code).to(x)
+        return denoised
 
 
 class FullResolutionHead(nn.Module):

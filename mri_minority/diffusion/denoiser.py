@@ -1,10 +1,11 @@
 """What a denoiser is: a function from a noisy slice to the posterior mean of the clean one."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mri_minority.core.types import Batch, Sigmas, Strata
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """D(x_sigma; sigma, stratum) = E[x_0 | x_sigma], which is Tweedie's formula.
 

@@ -87,7 +87,8 @@ class GaussianDenoiser(torch.nn.Module):
         coefficients = torch.linalg.solve(system, projected.double()[:, :, None])[:, :, 0].to(x.dtype)
         structure = (coefficients @ self.basis.T).view_as(x)
         keep = self.groups.spread(residual / total).to(x.dtype)
-        return self.mean[stratum] + structure + keep * (centred - structure)
+        denoised: Tensor = self.mean[stratum] + structure + keep * (centred - structure)
+        return denoised
 
 
 def fit_gaussian_world(
@@ -144,4 +145,5 @@ def _leading_subspace(rows: Tensor, rank: int, generator: torch.Generator) -> Te
     for _ in range(4):
         guess = torch.linalg.qr(rows.T @ (rows @ guess)).Q
     _, _, right = torch.linalg.svd(rows @ guess, full_matrices=False)
-    return (guess @ right.T)[:, :rank].contiguous()
+    basis: Tensor = (guess @ right.T)[:, :rank].contiguous()
+    return basis

@@ -36,10 +36,7 @@ class NoiseLevels:
         normal = torch.randn(items, groups, generator=generator)
         mode = torch.rand(items, generator=generator)
         equal = mode < 1 / 2
-        if groups > 1:
-            given = mode >= 5 / 6
-        else:
-            given = torch.zeros(items, dtype=torch.bool)
+        given = mode >= 5 / 6 if groups > 1 else torch.zeros(items, dtype=torch.bool)
         normal = torch.where(equal[:, None], normal[:, :1], normal)
         sigma = (self.mean + self.std * normal).exp().clamp(self.sigma_min, self.sigma_max)
         which = torch.randint(groups, (items,), generator=generator)

@@ -4,6 +4,7 @@ A path has one column per channel group, so that groups may fall together (a joi
 is (given). Every solver declares the order at which its error falls with the number of steps.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,21 +50,17 @@ def _ratio(groups: ChannelGroups, after: Tensor, before: Tensor, x: Batch) -> Te
     return _spread(groups, torch.where(before > 0, after / safe, torch.ones_like(before)), x)
 
 
-def _euler(
-    denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: ChannelGroups, noise: Noise
-) -> Batch:
+def _euler(denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: ChannelGroups, noise: Noise) -> Batch:
     """x' = D + (sigma' / sigma) (x - D): Euler on the probability flow, the same as DDIM with eta = 0."""
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in itertools.pairwise(path):
         mean = denoiser(x, _sigma(before, x), stratum)
         x = mean + _ratio(groups, after, before, x) * (x - mean)
     return x
 
 
-def _heun(
-    denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: ChannelGroups, noise: Noise
-) -> Batch:
+def _heun(denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: ChannelGroups, noise: Noise) -> Batch:
     """Euler, then the trapezoid of both slopes (Karras et al. 2022, Algorithm 1, without churn)."""
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in itertools.pairwise(path):
         mean = denoiser(x, _sigma(before, x), stratum)
         ahead = mean + _ratio(groups, after, before, x) * (x - mean)
         if bool((after == 0).any()):
@@ -82,7 +79,7 @@ def _dpmpp_2m(
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2) with lambda = -ln sigma; first and last step first order."""
     previous: Tensor | None = None
     last_h: Tensor | None = None
-    for before, after in zip(path[:-1], path[1:], strict=True):
+    for before, after in itertools.pairwise(path):
         mean = denoiser(x, _sigma(before, x), stratum)
         ratio = _ratio(groups, after, before, x)
         h = _spread(groups, torch.where(after > 0, before.log() - after.log(), torch.zeros_like(after)), x)
@@ -102,7 +99,7 @@ def _ancestral(
 
     Reference: Ho et al. 2020, equation 7, in x_0 + sigma eps coordinates.
     """
-    for step, (before, after) in enumerate(zip(path[:-1], path[1:], strict=True)):
+    for step, (before, after) in enumerate(itertools.pairwise(path)):
         mean = denoiser(x, _sigma(before, x), stratum)
         ratio = _ratio(groups, after, before, x)
         fresh = _spread(groups, after, x) * (1 - ratio**2).clamp(min=0).sqrt()

@@ -40,12 +40,15 @@ def measure(
     if not match or match[1] not in label_names:
         raise UsageError(f"expected an attribute among {', '.join(attribute_names(label_names))}, found {name!r}")
     inside = labels == list(label_names).index(match[1]) + 1
-    area = inside.sum(axis=(1, 2)).astype(np.float64)
+    area: npt.NDArray[np.float64] = inside.sum(axis=(1, 2)).astype(np.float64)
     if match[2] == "area_mm2":
-        return area * pixel_area_mm2
+        area *= pixel_area_mm2
+        return area
     if match[2] == "share":
+        share: npt.NDArray[np.float64] = np.zeros_like(area)
         labelled = (labels > 0).sum(axis=(1, 2))
-        return np.divide(area, labelled, out=np.zeros_like(area), where=labelled > 0)
+        np.divide(area, labelled, out=share, where=labelled > 0)
+        return share
     if match[2] == "count":
         return np.array([_pieces(plane) for plane in inside], dtype=np.float64)
     return np.array([_asymmetry(part, whole) for part, whole in zip(inside, labels > 0, strict=True)])

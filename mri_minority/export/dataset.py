@@ -1,10 +1,9 @@
 """What makes a folder of slices a data set: manifest, data card, and a check that both are still true."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import json
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -86,7 +85,8 @@ on {card.train_subjects} subjects.
 Training data for segmentation research, added to real cases.
 
 ## Out of scope
-Diagnosis; validation or testing of a model (use real cases of other subjects); any claim about a person or a population.
+Diagnosis; validation or testing of a model (use real cases of other subjects); any claim about a person or a
+population.
 
 ## Licence
 The slices derive from the training data: their licence and consent terms apply here too.
@@ -120,7 +120,7 @@ def verify_dataset(folder: Path) -> list[str]:
 
 
 def _format_problems(path: Path, kind: str, row: dict[str, Any]) -> list[str]:
-    picture = nib.load(path)
+    picture = cast(nib.Nifti1Image, nib.load(path))
     header = picture.header
     spacing_mm = header.get_zooms()
     checks = {

@@ -2,18 +2,71 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from mri_minority import __version__
+from mri_minority.core.errors import DataError
+from mri_minority.volumes import geometry
 from mri_minority.volumes.atomic import write_bytes_atomic
 from mri_minority.volumes.geometry import lift_thickness
 from mri_minority.volumes.nifti import nifti_bytes
 
+__all__ = ["DESCRIPTION", "SliceFiles", "export_slice", "lift_thickness", "plane_affine"]
+
 DESCRIPTION = f"SYNTHETIC mri-minority {__version__}"
 """The header field that every written file carries."""
+
+_MAX_NAME = 200
+
+
+class SliceFiles(TypedDict):
+    """What was written for one slice; a row of the manifest."""
+
+    name: str
+    """File name without ending."""
+    image: str
+    """Path of the image in the data set."""
+    image_sha256: str
+    """Hash of the image file (hex)."""
+    label: str | None
+    """Path of the label map in the data set, or None."""
+    label_sha256: str | None
+    """Hash of the label file (hex), or None."""
+    affine: list[list[float]]
+    """(4, 4), pixel (i, j, 0) -> RAS+ millimetres, as written."""
+    true_thickness_mm: float
+    """Distance between neighbouring planes before it was lifted, in millimetres."""
+    trace: dict[str, Any]
+    """How the slice was made, with its true thickness."""
+
+
+def plane_affine(
+    volume_affine: npt.NDArray[np.float64], axis: int, index: int, crop_start: tuple[int, int] = (0, 0)
+) -> npt.NDArray[np.float64]:
+    """Affine of a plane cut perpendicular to one axis of a volume, and cropped.
+
+    Args:
+        volume_affine: (4, 4), voxel -> RAS+ millimetres.
+        axis: The axis that is fixed.
+        index: Where it is fixed, in voxels.
+        crop_start: First pixel kept along each remaining axis, in voxels; negative where the plane was padded.
+
+    Returns:
+        (4, 4): pixel (i, j, 0) of the cropped plane -> the same millimetres as in the volume. Columns 0 and 1 are the
+        remaining axes in their order. Column 2 is the plane's normal, as long as the distance to the next plane; it
+        differs from the volume's axis only where that is sheared.
+
+    Raises:
+        DataError: There is no such axis.
+    """
+    if axis not in (0, 1, 2):
+        raise DataError(f"expected axis 0, 1 or 2 of a volume, found {axis}; give the axis that is sliced")
+    plane = geometry.plane_affine(volume_affine, axis, index)
+    plane[:3, 3] += plane[:3, :2] @ np.asarray(crop_start, dtype=np.float64)
+    return _squared(plane)
 
 
 def export_slice(
@@ -23,30 +76,71 @@ def export_slice(
     label: npt.NDArray[np.uint8] | None,
     affine: npt.NDArray[np.float64],
     trace: dict[str, Any],
-) -> dict[str, Any]:
+) -> SliceFiles:
     """Write `images/NAME.nii.gz` and `labels/NAME.nii.gz`.
 
     Args:
         folder: The data set.
         name: File name without ending.
-        image: (H, W), source units.
-        label: (H, W), or None.
-        affine: (4, 4), pixel (i, j, 0) -> RAS+ millimetres; its through-plane spacing is lifted to the in-plane one.
-        trace: How the slice was made; goes into the header.
+        image: float32 (H, W), source units.
+        label: uint8 (H, W), or None.
+        affine: (4, 4), pixel (i, j, 0) -> RAS+ millimetres. Its column 2 is made the plane's normal, and lifted to
+            the largest in-plane spacing; the pixels, all at k = 0, stay where they are.
+        trace: How the slice was made (JSON-able); goes into the header, with the true thickness.
 
     Returns:
         The manifest's row: file names, hashes, affine, true thickness, trace.
+
+    Raises:
+        DataError: The name is no plain file name, an array is not as described, or a file cannot be written.
     """
-    lifted, true_mm = lift_thickness(affine)
+    _check(name, image, label)
+    lifted, true_mm = lift_thickness(_squared(affine))
     trace = {**trace, "true_thickness_mm": round(true_mm, 4)}
-    row: dict[str, Any] = {"name": name, "label": None, "label_sha256": None, "trace": trace}
-    parts = {"image": image.astype(np.float32), "label": None if label is None else label.astype(np.uint8)}
-    for kind, plane in parts.items():
-        if plane is None:
-            continue
-        data = nifti_bytes(plane[:, :, None], lifted, DESCRIPTION, trace)
-        row[kind] = f"{kind}s/{name}.nii.gz"
-        row[f"{kind}_sha256"] = hashlib.sha256(data).hexdigest()
-        write_bytes_atomic(folder / row[kind], data)
-    row["affine"] = lifted.tolist()
+    image_path, label_path = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
+    row = SliceFiles(
+        name=name,
+        image=image_path,
+        image_sha256=_write(folder / image_path, image, lifted, trace),
+        label=None,
+        label_sha256=None,
+        affine=lifted.tolist(),
+        true_thickness_mm=round(true_mm, 4),
+        trace=trace,
+    )
+    if label is not None:
+        row["label"] = label_path
+        row["label_sha256"] = _write(folder / label_path, label, lifted, trace)
     return row
+
+
+def _check(name: str, image: npt.NDArray[Any], label: npt.NDArray[Any] | None) -> None:
+    plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
+    if not plain or not 0 < len(name.encode("utf-8", "replace")) <= _MAX_NAME:
+        raise DataError(f"expected a plain file name for a slice, found {name!a}; use letters, digits, '_' and '-'")
+    if image.ndim != 2 or image.dtype != np.float32:
+        raise DataError(f"expected a float32 image (H, W) for {name}, found {image.dtype} {image.shape}; convert it")
+    if label is not None and (label.shape != image.shape or label.dtype != np.uint8):
+        raise DataError(
+            f"expected a uint8 label map {image.shape} for {name}, found {label.dtype} {label.shape}; convert it"
+        )
+
+
+def _write(path: Path, plane: npt.NDArray[Any], affine: npt.NDArray[np.float64], trace: dict[str, Any]) -> str:
+    """Write one file; return its hash."""
+    data = nifti_bytes(plane[:, :, None], affine, DESCRIPTION, trace)
+    write_bytes_atomic(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _squared(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keep of column 2 what is perpendicular to the plane, so that a tilted stack gives slices any tool can read."""
+    across = np.cross(affine[:3, 0], affine[:3, 1])
+    length = float(np.linalg.norm(across))
+    normal = across / length if length > 0 else across
+    thickness = float(normal @ affine[:3, 2])
+    if not abs(thickness) > 0:  # also when it is NaN
+        raise DataError(f"expected an affine of a plane and its normal, found {affine[:3].tolist()}; check its columns")
+    result = affine.copy()
+    result[:3, 2] = normal * thickness
+    return result

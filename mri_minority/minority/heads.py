@@ -17,8 +17,8 @@ def outputs_of(head: Head, levels: int) -> int:
 def log_probabilities(head: Head, outputs: Tensor, levels: int) -> Tensor:
     """Return log p(level | outputs) (B, L).
 
-    Ordinal (proportional odds, McCullagh 1980): P(level > k) = sigmoid(f - theta_k) with the cut points theta_k fixed where
-    f = 0 makes all levels equally likely: a network that knows nothing says f = 0.
+    Ordinal (proportional odds, McCullagh 1980): P(level > k) = sigmoid(f - theta_k) with the cut points theta_k fixed
+    where f = 0 makes all levels equally likely: a network that knows nothing says f = 0.
 
     Args:
         head: Which head.

@@ -1,7 +1,7 @@
 """The minority score: how much of a slice one-shot denoising loses.
 
-l(x_0) = E_eps d(x_0, D(x_0 + sigma_s eps; sigma_s)) (Um, Lee & Ye 2024, equation 5). The posterior mean leans to what is
-common, so what is rare about a slice vanishes, and the loss measures it.
+l(x_0) = E_eps d(x_0, D(x_0 + sigma_s eps; sigma_s)) (Um, Lee & Ye 2024, equation 5). The posterior mean leans to what
+is common, so what is rare about a slice vanishes, and the loss measures it.
 """
 
 from collections.abc import Callable

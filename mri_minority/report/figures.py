@@ -11,17 +11,15 @@ from skimage.transform import resize
 
 from mri_minority.volumes.atomic import write_atomic
 
-_COLOURS = [tuple(int(255 * v) for v in colour[:3]) for colour in matplotlib.colormaps["Set2"].colors]
+_COLOURS = [tuple(int(255 * v) for v in colour[:3]) for colour in matplotlib.colormaps["Set2"](np.arange(8))]
 
 
 def as_shown(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Turn an RAS+ plane (first axis right, second anterior) the radiological way up: anterior up, right on the left."""
+    """Turn an RAS+ plane (right, anterior) the radiological way up: anterior up, the patient's right on the left."""
     return np.flip(plane.T, axis=(0, 1))
 
 
-def tile(
-    image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, zoom: int = 2
-) -> npt.NDArray[np.uint8]:
+def tile(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, zoom: int = 2) -> npt.NDArray[np.uint8]:
     """One slice as an RGB picture, labels outlined.
 
     Args:

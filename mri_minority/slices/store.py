@@ -89,7 +89,8 @@ class StoreWriter:
             Row(subject, series, sha256, int(i), float(h), -1, split, cut.scale, tuple(map(float, a.ravel())))
             for i, h, a in zip(cut.index, cut.height, cut.affine, strict=True)
         ]
-        for array, new in zip(self._arrays, (cut.image.astype(np.float16), cut.label), strict=True):
+        news: tuple[npt.NDArray[Any], ...] = (cut.image.astype(np.float16), cut.label)
+        for array, new in zip(self._arrays, news, strict=True):
             array.resize((len(self.rows) + len(rows), *new.shape[1:]))
             array[len(self.rows) :] = new
         with self._journal.open("a", encoding="utf-8") as journal:

@@ -1,5 +1,6 @@
 """Strata: axial level x sequence x site. What is rare is asked inside them, never across."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,10 +50,10 @@ def fit_strata(height: npt.NDArray[np.float64], span: tuple[float, float], bins:
             f"heights {edges[thin]:.2f} to {edges[thin + 1]:.2f} held {counts[thin]} slices (under {at_least}): merged"
         )
         del edges[upper]
-    names = tuple(f"height {low:.2f}-{high:.2f}" for low, high in zip(edges[:-1], edges[1:], strict=True))
+    names = tuple(f"height {low:.2f}-{high:.2f}" for low, high in itertools.pairwise(edges))
     return Strata(tuple(float(edge) for edge in edges[1:]), names, tuple(merged))
 
 
 def _counts(height: npt.NDArray[np.float64], edges: list[float]) -> list[int]:
     index = np.minimum(np.searchsorted(np.array(edges[1:]), height, side="left"), len(edges) - 2)
-    return np.bincount(index, minlength=len(edges) - 1).tolist()
+    return [int(n) for n in np.bincount(index, minlength=len(edges) - 1)]

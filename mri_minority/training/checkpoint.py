@@ -36,11 +36,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DataError(f"expected weights written by this program, could not read {path}: {error}") from error
 
 
-def save_run(
-    path: Path, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer, notes: dict[str, Any]
-) -> None:
+def save_run(path: Path, module: nn.Module, ema: Ema, optimiser: torch.optim.Optimizer, notes: dict[str, Any]) -> None:
     """Write weights, averaged weights and the optimiser's moments of a run in progress."""
-    tensors = {f"weights.{name}": p for name, p in module.named_parameters()}
+    tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in module.named_parameters()}
     tensors |= {f"ema.{name}": value for name, value in ema.values.items()}
     names = {id(p): name for name, p in module.named_parameters()}
     for parameter, state in optimiser.state.items():

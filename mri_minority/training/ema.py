@@ -25,9 +25,7 @@ class Ema:
         parameters = dict(module.named_parameters())
         names = list(self.values)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                [self.values[n] for n in names], [parameters[n].detach() for n in names], 1 - decay
-            )
+            torch._foreach_lerp_([self.values[n] for n in names], [parameters[n].detach() for n in names], 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
         """Put the averaged weights into a module of the same kind."""

@@ -84,7 +84,7 @@ def optimise(
             group["lr"] = rate * factor
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         step += 1
         if torch.isfinite(norm) and torch.isfinite(loss):

@@ -1,18 +1,28 @@
 """Find images and their labels in the layouts that labs have, without configuration."""
 
 import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.atomic import write_text_atomic
+from mri_minority.volumes.atomic import shown, write_text_atomic
 
-_NIFTI = (".nii.gz", ".nii")
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
-_TAIL = re.compile(
-    r"[_.-](T1w?|T1ce|T1Gd|T2w?|FLAIR|PD|MPRAGE|T1c|dseg|seg|mask|label|labels|lesion|DLMUSE|00\d\d)$", re.IGNORECASE
-)
-_DATE = re.compile(r"[_-](19|20)\d{6}$")
+_LAYOUTS = "a flat folder, images/ + labels/, nnU-Net (imagesTr/ + labelsTr/) or BIDS (sub-*/[ses-*/]anat/)"
+
+# Names are read as tokens: "IXI013-HH-1212_T1" is IXI013, HH, 1212, T1. A date or a session is one token.
+_END = r"(?=[_.\-\s]|$)"
+_DATE = rf"(?:19|20)\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01]){_END}"
+_SESSION = rf"(?:ses|session|visit|tp|timepoint|run)-?\d+{_END}"
+_TOKEN = re.compile(rf"{_DATE}|{_SESSION}|[^_.\-\s]+", re.IGNORECASE)
+_VISIT = re.compile(rf"{_DATE}|{_SESSION}", re.IGNORECASE)
+_SEQUENCE = re.compile(r"T1(w|c|n|ce|gd)?|T2(w|f)?|FLAIR|PDw?|MP2?RAGE|SPGR|SWI|DWI|ADC|MRA", re.IGNORECASE)
+_LABEL = re.compile(r"dseg|a?seg|segmentation|mask|labels?|lesions?|DLMUSE|gt", re.IGNORECASE)
+_NEVER = re.compile(r"probseg|defacemask", re.IGNORECASE)
+_CHANNEL = re.compile(r"_\d{4}$")
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class Found:
     Args:
         image: The image file.
         label: Its label map, or None.
-        subject: Key by which data are split: sessions of one person share it.
+        subject: Key by which data are split: scans and sessions of one person share it.
         series: The image's name without ending.
         problem: Why it cannot be used, or None.
     """
@@ -35,91 +45,212 @@ class Found:
 
 
 def discover(sources: list[Path]) -> list[Found]:
-    """List the images below the given files and folders, in a stable order.
+    """List the images in the given files and folders, in a stable order, each once.
 
-    Understands a flat folder, `images/` + `labels/`, nnU-Net raw (`imagesTr/` + `labelsTr/`) and BIDS.
+    Understands a single file, a flat folder, `images/` + `labels/`, nnU-Net raw (`imagesTr/` + `labelsTr/`) and BIDS.
+    A label map belongs to the image whose name shares the longest beginning with it, up to a separator, if what
+    follows in one of the names is only a sequence or label word (`_T1`, `_seg`) and in the other holds no number.
+
+    Args:
+        sources: NIfTI files and folders. Hidden files are left out.
+
+    Returns:
+        The images. `label` is None where none was found; `problem` says why an image cannot be used: several label
+        maps fit, two files have one name, a link leads nowhere, a name is not text.
 
     Raises:
-        DataError: A source is missing, or nothing was found in it.
+        DataError: A source is missing, cannot be read, is another kind of file, or holds no image.
     """
-    found: list[Found] = []
+    found: dict[Path, Found] = {}
     for source in sources:
-        if not source.exists():
-            raise DataError(f"expected a folder of NIfTI files, {source} does not exist")
-        if source.is_file():
-            if not source.name.endswith(_NIFTI):
-                raise DataError(f"expected a .nii or .nii.gz file or a folder, found {source}")
-            found.append(_found(source, []))
-            continue
-        here = _in_folder(source)
-        if not here:
-            raise DataError(f"expected NIfTI files (.nii, .nii.gz) in {source}, found none")
-        found.extend(here)
-    return found
+        try:
+            here = _at(source)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(f"expected a readable folder, {shown(source)} is not: {reason}; check the path") from error
+        for item in here:
+            found.setdefault(item.image.parent.resolve() / item.image.name, item)
+    return list(found.values())
 
 
 def stem_of(path: Path) -> str:
     """File name without .nii or .nii.gz."""
-    for ending in _NIFTI:
-        if path.name.endswith(ending):
-            return path.name[: -len(ending)]
-    return path.stem
+    return _NIFTI.sub("", path.name) if _NIFTI.search(path.name) else path.stem
 
 
-def subject_of(path: Path) -> str:
-    """Key of the subject: the BIDS `sub-` entity, else the name without sequence and date endings."""
-    stem = stem_of(path)
-    entity = re.match(r"sub-[A-Za-z0-9]+", stem)
+def subject_of(path: Path, channels: bool = False) -> str:
+    """Key of the subject: the BIDS `sub-` entity, else the name up to its sequence, label, session or date.
+
+    Args:
+        path: The image file; only its name is read.
+        channels: Whether the name ends in an nnU-Net channel (`_0000`).
+    """
+    stem = _CHANNEL.sub("", stem_of(path)) if channels else stem_of(path)
+    entity = re.match(r"sub-[A-Za-z0-9+]+", stem)
     if entity:
         return entity.group(0)
-    shorter = _TAIL.sub("", stem)
-    while shorter != stem:
-        stem, shorter = shorter, _TAIL.sub("", shorter)
-    return _DATE.sub("", stem)
+    tokens = list(_TOKEN.finditer(stem))
+    words = [t.group(0) for t in tokens]
+    for k in range(1, len(words)):
+        # "PD" is a sequence at the end of a name, but elsewhere may stand for a group of patients.
+        cuts = _is_suffix(words[k]) and (words[k].upper() != "PD" or k + 1 == len(words))
+        if (cuts or _VISIT.fullmatch(words[k])) and all(_says_nobody(w) for w in words[k + 1 :]):
+            return stem[: tokens[k - 1].end()]
+    return stem
 
 
 def write_quarantine(path: Path, rows: list[tuple[str, str]]) -> None:
-    """Write which files were refused, and why (tab separated; tabs and line ends in names are escaped)."""
+    """Write which files were refused, and why.
+
+    Args:
+        path: The file, of tab separated values: `file`, `reason`.
+        rows: File and reason. Tabs, line ends and what is not printable are escaped as in Python, `\\` as `\\\\`.
+
+    Raises:
+        DataError: The file cannot be written.
+    """
     lines = ["file\treason", *("\t".join(_escape(cell) for cell in row) for row in rows)]
     write_text_atomic(path, "".join(line + "\n" for line in lines))
+
+
+def _at(source: Path) -> list[Found]:
+    if source.is_dir():
+        found = _in_folder(source)
+        if not found:
+            raise DataError(f"expected NIfTI images (.nii, .nii.gz) in {shown(source)}, found none; give {_LAYOUTS}")
+        return found
+    if not source.exists() and not source.is_symlink():
+        raise DataError(f"expected a NIfTI file or a folder of them, {shown(source)} does not exist; check the path")
+    if not _NIFTI.search(source.name):
+        raise DataError(f"expected a .nii or .nii.gz file or a folder of them, found {shown(source)}; convert it first")
+    return _pair([source], [], False)
 
 
 def _in_folder(folder: Path) -> list[Found]:
     for images, labels in _PAIRS:
         if (folder / images).is_dir():
-            candidates = _niftis(folder / labels) if (folder / labels).is_dir() else []
-            return [_found(image, candidates) for image in _niftis(folder / images)]
-    bids = [p for p in _niftis(folder, deep=True) if p.parent.name == "anat" and stem_of(p).startswith("sub-")]
-    if bids:
-        return [_found(p, [q for q in bids if _is_label(q)]) for p in bids if not _is_label(p)]
-    flat = _niftis(folder)
-    return [_found(p, [q for q in flat if _is_label(q)]) for p in flat if not _is_label(p)]
+            files = _niftis(folder / images)
+            maps = _niftis(folder / labels) if (folder / labels).is_dir() else []
+            return _pair(files, maps, _ends_in_channels(files, maps, images == "imagesTr"))
+    scans = [p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in _below(folder, pattern)]
+    if scans:
+        maps = [p for p in [*scans, *_below(folder, "derivatives/**/anat")] if _is_label(p)]
+        maps = [p for p in maps if stem_of(p).endswith("_dseg")] or maps
+        return _pair(sorted(p for p in scans if not _is_label(p)), sorted(set(maps)), False)
+    files = _niftis(folder)
+    maps = [p for p in files if _is_label(p)]
+    images_here = [p for p in files if not _is_label(p)]
+    return _pair(images_here, maps, _ends_in_channels(images_here, maps, False))
 
 
-def _niftis(folder: Path, deep: bool = False) -> list[Path]:
-    entries = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(p for p in entries if p.name.endswith(_NIFTI) and not p.name.startswith(".") and p.is_file())
+def _below(folder: Path, pattern: str) -> Iterator[Path]:
+    """NIfTI files of a BIDS dataset in the folders that match."""
+    for anat in sorted(folder.glob(pattern)):
+        if anat.is_dir():
+            yield from (p for p in _niftis(anat) if p.name.startswith("sub-") and not _NEVER.fullmatch(_last(p)))
+
+
+def _niftis(folder: Path) -> list[Path]:
+    """NIfTI files, links that lead nowhere included: they are refused by name, not left out in silence."""
+    names = (p for p in folder.iterdir() if _NIFTI.search(p.name) and not p.name.startswith("."))
+    return sorted(p for p in names if p.is_file() or (p.is_symlink() and not p.exists()))
+
+
+def _pair(images: list[Path], labels: list[Path], channels: bool) -> list[Found]:
+    """Give every image its label map. Takes time in proportion to the number of files."""
+    stems = [_CHANNEL.sub("", stem_of(p)) if channels else stem_of(p) for p in images]
+    beginnings: defaultdict[str, list[tuple[int, bool]]] = defaultdict(list)
+    for number, stem in enumerate(stems):
+        for beginning, plain in _beginnings(stem):
+            beginnings[beginning].append((number, plain))
+    fits: defaultdict[int, list[tuple[int, Path]]] = defaultdict(list)
+    for label in labels:
+        for beginning, plain in _beginnings(stem_of(label)):
+            numbers = [number for number, image_plain in beginnings.get(beginning, ()) if plain or image_plain]
+            for number in numbers:
+                fits[number].append((len(beginning), label))
+            if numbers:
+                break
+    names = Counter(stem_of(p) for p in images)
+    result = []
+    for number, image in enumerate(images):
+        longest = max((length for length, _ in fits[number]), default=0)
+        matches = [label for length, label in fits[number] if length == longest]
+        problem = _problem(image, matches, names[stem_of(image)] > 1)
+        label_of_it = matches[0] if len(matches) == 1 else None
+        result.append(Found(image, label_of_it, _text(subject_of(image, channels)), _text(stem_of(image)), problem))
+    return result
+
+
+def _beginnings(stem: str) -> Iterator[tuple[str, bool]]:
+    """Beginnings of a name that end at a separator, longest first, as long as the rest holds no unknown number.
+
+    With each: whether the rest is nothing but sequence and label words.
+    """
+    tokens = list(_TOKEN.finditer(stem))
+    plain = True
+    for k in range(len(tokens), 0, -1):
+        yield stem[: tokens[k - 1].end()], plain
+        word = tokens[k - 1].group(0)
+        plain = plain and _is_suffix(word)
+        if not (_is_suffix(word) or _has_no_digit(word)):
+            return
+
+
+def _problem(image: Path, labels: list[Path], twice: bool) -> str | None:
+    files = [image, *labels]
+    for file in files:
+        if not file.exists():
+            return f"expected a file, {shown(file.name)} is a link that leads nowhere; fetch its content"
+        if _text(file.name) != file.name:
+            return f"expected a file name in UTF-8, found {shown(file.name)}; rename it"
+    if twice:
+        return f"expected one file named {shown(stem_of(image))}, found it as .nii and .nii.gz; remove one"
+    if len(labels) > 1:
+        names = ", ".join(shown(p.name) for p in labels)
+        return f"expected one label map, found {len(labels)}: {names}; leave the right one"
+    return None
+
+
+def _ends_in_channels(images: list[Path], labels: list[Path], by_rule: bool) -> bool:
+    """Whether `_0000` at the end of every name is an nnU-Net channel, not the number of a case.
+
+    It is when no label map carries such a name, and the folder's name makes it the rule or every case has a channel 0
+    and there are several cases (`case_0000`, `case_0001`, ... are no channels).
+    """
+    stems = {stem_of(p) for p in images}
+    cases = {_CHANNEL.sub("", stem) for stem in stems}
+    if not stems or not all(_CHANNEL.search(stem) for stem in stems) or stems & {stem_of(p) for p in labels}:
+        return False
+    return by_rule or (all(f"{case}_0000" in stems for case in cases) and (len(cases) > 1 or len(stems) == 1))
 
 
 def _is_label(path: Path) -> bool:
-    return re.search(r"[_.-](dseg|seg|mask|label|labels|lesion|DLMUSE)$", stem_of(path), re.IGNORECASE) is not None
+    return _LABEL.fullmatch(_last(path)) is not None
 
 
-def _core(path: Path) -> str:
-    """The part of the name that image and label share."""
-    stem, shorter = stem_of(path), _TAIL.sub("", stem_of(path))
-    while shorter != stem:
-        stem, shorter = shorter, _TAIL.sub("", shorter)
-    return stem
+def _last(path: Path) -> str:
+    return ([t.group(0) for t in _TOKEN.finditer(stem_of(path))] or [""])[-1]
 
 
-def _found(image: Path, candidates: list[Path]) -> Found:
-    matches = [c for c in candidates if _core(c) == _core(image)]
-    problem = None
-    if len(matches) > 1:
-        problem = f"expected one label map, found {len(matches)}: {', '.join(m.name for m in matches)}"
-    return Found(image, matches[0] if len(matches) == 1 else None, subject_of(image), stem_of(image), problem)
+def _is_suffix(word: str) -> bool:
+    return bool(_SEQUENCE.fullmatch(word) or _LABEL.fullmatch(word))
+
+
+def _has_no_digit(word: str) -> bool:
+    return not any(c.isdigit() for c in word)
+
+
+def _says_nobody(word: str) -> bool:
+    """Whether a word cannot be the number of a person."""
+    return bool(_is_suffix(word) or _VISIT.fullmatch(word) or _has_no_digit(word))
+
+
+def _text(name: str) -> str:
+    """A name that can be stored: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    escaped = text.replace("\\", "\\\\")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in escaped)

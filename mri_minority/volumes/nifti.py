@@ -3,81 +3,117 @@
 import gzip
 import io
 import json
+import logging
+import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Extension, Nifti1Image
+from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1Image
+from nibabel.nifti2 import Nifti2Header
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import array_from_file
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.atomic import sha256_of, write_bytes_atomic
+from mri_minority.volumes.atomic import sha256_of, shown, write_bytes_atomic
 from mri_minority.volumes.volume import Volume
 
 MAX_VOXELS = 1024**3
 """A header that claims more is refused before anything is allocated."""
 
-_BROKEN = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError)
+MAX_OTHER_BYTES = 64 * 1024**2
+"""Most that may lie before the voxels (header extensions) or after them."""
+
+SPACING_MM = (0.01, 100.0)
+EXTENT_MM = 2000.0
+"""Spacing and field of view beyond which the units must be wrong; resampled, such a volume would fill the memory."""
+
+GRID_TOLERANCE_MM = 1e-3
+MAX_NOT_FINITE = 0.01
+MAX_DESCRIPTION = 79
+
+_DEFLATE_RATIO = 1032
+"""No deflate stream grows by more than this, so a small file cannot hold what its header claims."""
+
+_BROKEN = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError)
+_QUIET = logging.Logger("nifti header", level=logging.CRITICAL + 1)
+
+Affine: TypeAlias = npt.NDArray[np.float64]
 
 
 def read_volume(image: Path, label: Path | None, subject: str, series: str) -> Volume:
     """Read an image and its label map into the project's convention.
 
     Args:
-        image: .nii or .nii.gz, 3-D (a trailing axis of one is dropped, 2-D becomes one slice), any orientation.
-        label: Integer map on the same grid, or None.
+        image: .nii or .nii.gz, 3-D (trailing axes of one are dropped, 2-D becomes one slice), any orientation.
+        label: Integer map on the same grid (its axes may be stored in another order), or None.
         subject: Key of the subject.
         series: Name of the acquisition.
 
+    Returns:
+        The volume: axes closest to RAS+, affine in millimetres, intensities with slope and intercept applied.
+        Values that are not finite are 0 (when there are few).
+
     Raises:
-        DataError: Not NIfTI, truncated, RGB, 4-D, an impossible header or affine, over 1 % NaN, or a label map that
-            is not integer or lies on another grid.
+        DataError: Not NIfTI, truncated or damaged, RGB or complex, 4-D, a header that cannot be true, an affine that
+            is no geometry, 1 % or more NaN or infinite, or a label map that is not of whole numbers or lies on
+            another grid.
     """
-    array, affine = _read(image)
+    array, affine = _read(image, np.dtype(np.float32))
     bad = ~np.isfinite(array)
-    if bad.mean() > 0.01:
-        raise DataError(f"expected finite intensities, found {bad.mean():.1%} NaN or infinite in {image.name}")
-    array = np.where(bad, 0, array).astype(np.float32)
+    share = float(bad.mean())
+    if share >= MAX_NOT_FINITE:
+        raise DataError(
+            f"expected finite intensities in {shown(image.name)}, found {share:.1%} NaN or infinite; convert the "
+            "image again, or leave it out"
+        )
+    array[bad] = 0
     label_array: npt.NDArray[np.int32] | None = None
     if label is not None:
-        values, label_affine = _read(label)
+        values, label_affine = _read(label, np.dtype(np.float64))
         _check_same_grid(image, array.shape, affine, label, values.shape, label_affine)
-        if not np.isfinite(values).all() or not np.array_equal(values, np.round(values)):
-            raise DataError(f"expected whole numbers in the label map, found fractions or NaN in {label.name}")
-        label_array = values.astype(np.int32)
-    orientation = io_orientation(affine)
-    canonical = affine @ inv_ornt_aff(orientation, array.shape)
-    array = np.ascontiguousarray(apply_orientation(array, orientation))
-    if label_array is not None:
-        label_array = np.ascontiguousarray(apply_orientation(label_array, orientation))
-    return Volume(array, label_array, canonical, subject, series, sha256_of(image))
+        label_array = _whole_numbers(label, values)
+    return Volume(np.ascontiguousarray(array), label_array, affine, subject, series, sha256_of(image))
 
 
-def nifti_bytes(
-    array: npt.NDArray[Any], affine: npt.NDArray[np.float64], description: str, trace: dict[str, Any] | None
-) -> bytes:
+def nifti_bytes(array: npt.NDArray[Any], affine: Affine, description: str, trace: dict[str, Any] | None) -> bytes:
     """Encode an array as .nii.gz: float32 images or uint8 labels, sform and qform set, millimetres, no time stamp.
 
     Args:
-        array: (X, Y, Z), float32 or uint8.
-        affine: (4, 4), voxel -> RAS+ millimetres.
+        array: (X, Y, Z), or (H, W, 1) for one slice; float32 (finite) or uint8.
+        affine: (4, 4), voxel -> RAS+ millimetres. A shear is in the sform only: a qform cannot hold one.
         description: ASCII, at most 79 characters.
-        trace: Stored as a JSON comment extension.
+        trace: JSON-able; stored as a comment extension (code 6), or None.
+
+    Returns:
+        The file's bytes, the same for the same arguments.
+
+    Raises:
+        DataError: An argument is not as described.
     """
-    if array.ndim != 3 or array.dtype not in (np.float32, np.uint8):
-        raise ValueError(f"expected a 3-D float32 or uint8 array, got {array.ndim}-D {array.dtype}")
+    if array.ndim != 3 or array.size == 0 or array.dtype not in (np.float32, np.uint8):
+        raise DataError(
+            f"expected a float32 image or a uint8 label map with three axes, (H, W, 1) for a slice, found "
+            f"{array.dtype} {array.shape}; convert it first"
+        )
+    if array.dtype == np.float32 and not np.isfinite(array).all():
+        raise DataError("expected finite intensities to write, found NaN or infinite ones; do not export this image")
+    if not description.isascii() or not description.isprintable() or len(description) > MAX_DESCRIPTION:
+        raise DataError(f"expected a description of at most {MAX_DESCRIPTION} ASCII characters, found {description!a}")
+    _check_affine(affine, "the affine to write")
     picture = Nifti1Image(array, affine)
     picture.header.set_xyzt_units("mm")
-    picture.header["descrip"] = description.encode("ascii", "replace")[:79]
+    picture.header["descrip"] = description.encode("ascii")
     picture.set_sform(affine, code=1)
     picture.set_qform(affine, code=1, strip_shears=True)
     if trace is not None:
-        text = json.dumps(trace, sort_keys=True, ensure_ascii=True).encode()
+        try:
+            text = json.dumps(trace, sort_keys=True, ensure_ascii=True, allow_nan=False).encode("ascii")
+        except (TypeError, ValueError) as error:
+            raise DataError(f"expected a trace of JSON values, found one that is not: {_first_line(error)}") from error
         picture.header.extensions.append(Nifti1Extension("comment", text))
     packed = io.BytesIO()
     with gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=6, mtime=0) as stream:
@@ -86,70 +122,161 @@ def nifti_bytes(
 
 
 def write_nifti(
-    path: Path,
-    array: npt.NDArray[Any],
-    affine: npt.NDArray[np.float64],
-    description: str,
-    trace: dict[str, Any] | None = None,
+    path: Path, array: npt.NDArray[Any], affine: Affine, description: str, trace: dict[str, Any] | None = None
 ) -> None:
-    """Write :func:`nifti_bytes` atomically."""
+    """Write :func:`nifti_bytes` atomically.
+
+    Raises:
+        DataError: An argument is not as described there, or the file cannot be written.
+    """
     write_bytes_atomic(path, nifti_bytes(array, affine, description, trace))
 
 
-def axis_codes(affine: npt.NDArray[np.float64]) -> str:
+def axis_codes(affine: Affine) -> str:
     """Orientation as three letters, for example "RAS" or "PSR"."""
     return "".join(str(code) for code in aff2axcodes(affine))
 
 
-def _read(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Values as float64 (X, Y, Z) and affine (4, 4), after checking the header."""
+def _read(path: Path, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Affine]:
+    """Scaled values (X, Y, Z) of the wanted float type and affine (4, 4) in mm, axes closest to RAS+."""
+    name = shown(path.name)
     try:
-        picture = nib.load(path)
+        if not path.is_file():
+            raise DataError(f"expected a NIfTI file at {shown(path)}, found none; check the path")
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file
+            with stream:
+                header = _header(name, stream)
+                shape = _checked_shape(name, header)
+                affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+                _check_affine(affine, name, shape)
+                kind, offset = header.get_data_dtype(), int(header.get_data_offset())
+                claimed = offset + math.prod(shape) * kind.itemsize
+                _check_size(name, path.stat().st_size, packed, offset, claimed)
+                raw = array_from_file(shape, kind, stream, offset, mmap=False)
+                if packed:
+                    _read_to_end(name, stream)
     except _BROKEN as error:
-        raise DataError(f"expected a NIfTI file, could not read {path.name}: {_first_line(error)}") from error
-    if not isinstance(picture, Nifti1Image):
-        raise DataError(f"expected a NIfTI file, found {type(picture).__name__} in {path.name}")
-    shape = tuple(int(n) for n in picture.shape)
+        raise DataError(
+            f"expected a whole NIfTI file, {name} is damaged: {_first_line(error)}; copy or convert it again"
+        ) from error
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is found by the caller
+        values = raw.astype(dtype)
+        slope, intercept = header.get_slope_inter()
+        if slope is not None:
+            values *= dtype.type(slope)
+            values += dtype.type(intercept or 0.0)
+    orientation = io_orientation(affine)
+    canonical = np.asarray(affine @ inv_ornt_aff(orientation, shape), dtype=np.float64)
+    return apply_orientation(values, orientation), canonical
+
+
+def _header(name: str, stream: io.BufferedIOBase) -> Nifti1Header:
+    """The header, minor faults mended (nibabel's rules)."""
+    block = stream.read(540)
+    kinds: tuple[tuple[type[Nifti1Header], int, bytes, int], ...] = (
+        (Nifti1Header, 348, b"n+1\0", 344),
+        (Nifti2Header, 540, b"n+2\0", 4),
+    )
+    for kind, length, magic, at in kinds:
+        if length in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")) and len(block) >= length:
+            if block[at : at + 4] != magic:
+                break
+            header = kind(block[:length], check=False)
+            header.check_fix(logger=_QUIET, error_level=40)
+            return header
+    raise DataError(f"expected a NIfTI file, {name} is not one (no NIfTI header in it); convert it to .nii.gz first")
+
+
+def _checked_shape(name: str, header: Nifti1Header) -> tuple[int, int, int]:
+    found = tuple(int(n) for n in header.get_data_shape())
+    shape = found
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2:
         shape = (*shape, 1)
     if len(shape) != 3 or min(shape) < 1:
-        raise DataError(f"expected one 3-D volume, found shape {picture.shape} in {path.name}; extract a volume first")
-    if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
-        raise DataError(f"expected at most {MAX_VOXELS} voxels, the header of {path.name} claims {shape}")
-    if picture.get_data_dtype().fields is not None or picture.get_data_dtype().kind == "c":
-        raise DataError(f"expected one number per voxel, found RGB or complex data in {path.name}")
-    affine = np.asarray(picture.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise DataError(f"expected an invertible affine, found {affine[:3].round(3).tolist()} in {path.name}")
-    try:
-        values = np.asarray(picture.get_fdata(caching="unchanged", dtype=np.float64))
-    except (*_BROKEN, MemoryError) as error:
-        raise DataError(f"expected a whole NIfTI file, {path.name} is damaged: {_first_line(error)}") from error
-    return values.reshape(shape), affine
+        raise DataError(f"expected one 3-D volume in {name}, found shape {found}; extract one volume first")
+    if math.prod(shape) > MAX_VOXELS:
+        raise DataError(f"expected at most {MAX_VOXELS} voxels in {name}, its header claims {found}; is it damaged?")
+    kind = header.get_data_dtype()
+    if kind.fields is not None or kind.kind not in "iuf":
+        what = "RGB" if kind.fields is not None else str(kind)
+        raise DataError(f"expected one real number per voxel in {name}, found {what}; convert it to grey values first")
+    return shape[0], shape[1], shape[2]
+
+
+def _check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None = None) -> None:
+    """Refuse what is no geometry; with a shape, also what cannot be a head in millimetres."""
+    finite = affine.shape == (4, 4) and bool(np.isfinite(affine).all()) and float(np.abs(affine).max()) < 1e6
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if finite else np.zeros(3)
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
+        raise DataError(
+            f"expected an invertible affine in {where}, found {affine[:3].round(3).tolist()}; set the geometry with "
+            "the tool that made the file"
+        )
+    if shape is None:
+        return
+    extent = float((lengths * shape).max())
+    if lengths.min() < SPACING_MM[0] or lengths.max() > SPACING_MM[1] or extent > EXTENT_MM:
+        raise DataError(
+            f"expected voxels of {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {EXTENT_MM:g} mm across in "
+            f"{where}, found {' x '.join(f'{n:.3g}' for n in lengths)} mm and {shape} voxels; check the units"
+        )
+
+
+def _check_size(name: str, size: int, packed: bool, offset: int, claimed: int) -> None:
+    if not 0 <= offset <= MAX_OTHER_BYTES:
+        raise DataError(f"expected voxels soon after the header of {name}, it says byte {offset}; is it damaged?")
+    most = size * _DEFLATE_RATIO if packed else size
+    if claimed > most:
+        raise DataError(
+            f"expected a whole NIfTI file, {name} is too small: its header claims {claimed} bytes, its {size} bytes "
+            f"{'cannot hold them' if packed else 'are fewer'}; copy or convert it again"
+        )
+
+
+def _read_to_end(name: str, stream: io.BufferedIOBase) -> None:
+    """Read what follows the voxels: only at its end does a gzip file tell whether all of it was right."""
+    left = MAX_OTHER_BYTES
+    while piece := stream.read(1024**2):
+        left -= len(piece)
+        if left < 0:
+            raise DataError(f"expected the end of {name} after its voxels, found over {MAX_OTHER_BYTES} bytes more")
+
+
+def _whole_numbers(label: Path, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**31)
+    if not whole.all():
+        raise DataError(
+            f"expected whole numbers in the label map {shown(label.name)}, found {float(values[~whole][0]):g} "
+            f"({float(1 - whole.mean()):.2%} of the voxels); resample it with nearest neighbour"
+        )
+    return np.ascontiguousarray(values, dtype=np.int32)
 
 
 def _check_same_grid(
     image: Path,
     image_shape: tuple[int, ...],
-    image_affine: npt.NDArray[np.float64],
+    image_affine: Affine,
     label: Path,
     label_shape: tuple[int, ...],
-    label_affine: npt.NDArray[np.float64],
+    label_affine: Affine,
 ) -> None:
     if image_shape != label_shape:
         raise DataError(
-            f"expected label and image of one shape, found {label_shape} in {label.name} and {image_shape} in "
-            f"{image.name}; resample the label"
+            f"expected label and image of one shape, found {label_shape} in {shown(label.name)} and {image_shape} in "
+            f"{shown(image.name)}; resample the label to the image's grid"
         )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image_shape])).reshape(3, -1)
     corners = np.vstack([corners, np.ones((1, corners.shape[1]))])
-    off_mm = float(np.abs((image_affine - label_affine) @ corners).max())
-    if off_mm > 0.01:
+    off_mm = float(np.linalg.norm(((image_affine - label_affine) @ corners)[:3], axis=0).max())
+    if off_mm > GRID_TOLERANCE_MM:
         raise DataError(
-            f"expected label and image on one grid, {label.name} lies up to {off_mm:.2f} mm off {image.name}; "
-            "resample the label"
+            f"expected label and image on one grid, {shown(label.name)} lies up to {off_mm:.3g} mm off "
+            f"{shown(image.name)}; resample the label to the image's grid"
         )
 
 

@@ -96,7 +96,9 @@ class Recipe(_Settings):
 
 def recipe_names() -> list[str]:
     """Names of the recipes in the package."""
-    return sorted(p.name[:-5] for p in resources.files("mri_minority_pipelines.recipes").iterdir() if p.name[-5:] == ".yaml")
+    return sorted(
+        p.name[:-5] for p in resources.files("mri_minority_pipelines.recipes").iterdir() if p.name[-5:] == ".yaml"
+    )
 
 
 def load_recipe(name: str) -> Recipe:

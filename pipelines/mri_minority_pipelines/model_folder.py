@@ -37,7 +37,9 @@ class ModelFolder:
         """
         file = self.path / "model.json"
         if not file.is_file():
-            raise DataError(f"expected a model folder at {self.path} (a model.json in it), found none; run `train` first")
+            raise DataError(
+                f"expected a model folder at {self.path} (a model.json in it), found none; run `train` first"
+            )
         try:
             card: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:

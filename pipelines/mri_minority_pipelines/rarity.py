@@ -69,7 +69,9 @@ def _from_file(path: Path, count: int) -> torch.Tensor:
             try:
                 scores[int(entry["row"])] = float(entry["score"])
             except (KeyError, ValueError, IndexError) as error:
-                raise DataError(f"expected columns row and score for rows 0 to {count - 1} in {path}: {error}") from error
+                raise DataError(
+                    f"expected columns row and score for rows 0 to {count - 1} in {path}: {error}"
+                ) from error
     missing = int(torch.isnan(scores).sum())
     if missing:
         raise DataError(f"expected a score for each of {count} slices in {path}, {missing} are missing or NaN")

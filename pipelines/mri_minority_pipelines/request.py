@@ -55,7 +55,7 @@ def sampling(config: SampleConfig, **changes: Any) -> SampleConfig:
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" takes a GPU when there is one."""
+    """ "auto" takes a GPU when there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name not in ("cpu", "cuda"):
@@ -78,9 +78,7 @@ def choose_format(name: str) -> None:
         raise UsageError(f"expected --format nifti, found {name!r}")
 
 
-def open_or_prepare(
-    config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None]
-) -> SliceStore:
+def open_or_prepare(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None]) -> SliceStore:
     """Open a store, or prepare the volumes into one beside the model folder."""
     if len(sources) == 1 and (sources[0] / "store.json").is_file():
         return SliceStore(sources[0])

@@ -12,7 +12,9 @@ EXAMPLE = "Example: mri-minority prepare ~/brains --recipe brain_t1_2mm --out br
 
 
 def command(
-    source: Annotated[list[Path], typer.Argument(help="Folders or files: flat, images/ + labels/, nnU-Net raw or BIDS.")],
+    source: Annotated[
+        list[Path], typer.Argument(help="Folders or files: flat, images/ + labels/, nnU-Net raw or BIDS.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The slice store to make.")],
     recipe: RecipeName = "brain_t1_2mm",
     labels: LabelMap = None,

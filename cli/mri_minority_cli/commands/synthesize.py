@@ -15,20 +15,23 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="The data set to make.")],
     model: Annotated[Path, typer.Option("--model", help="A model folder.")],
     wanted: Annotated[
-        str, typer.Option("--class", help="rare, common, a level, a share such as rarest:5%, or a range such as 50%-60%.")
+        str,
+        typer.Option("--class", help="rare, common, a level, a share such as rarest:5%, or a range such as 50%-60%."),
     ] = "rare",
     count: Annotated[int, typer.Option("--count", min=1, help="How many slices.")] = 16,
     method: Annotated[str, typer.Option("--method", help="minority (guided) or ancestral (unguided).")] = "minority",
     rarity: Rarity = "minority",
     guidance: Annotated[
-        float | None, typer.Option("--guidance", min=0, help="Strength; 0 is off, 1 is Bayes' rule.", show_default=False)
+        float | None,
+        typer.Option("--guidance", min=0, help="Strength; 0 is off, 1 is Bayes' rule.", show_default=False),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Sampling steps.", show_default=False)] = None,
     solver: Annotated[
         str | None, typer.Option("--solver", help="euler, heun, dpmpp_2m or ancestral.", show_default=False)
     ] = None,
     heights: Annotated[
-        tuple[float, float], typer.Option("--heights", help="Only slices between these heights in the brain (0 low, 1 high).")
+        tuple[float, float],
+        typer.Option("--heights", help="Only slices between these heights in the brain (0 low, 1 high)."),
     ] = (0.0, 1.0),
     data_format: Annotated[str, typer.Option("--format", help="nifti.")] = "nifti",
     seed: Seed = None,

@@ -16,10 +16,12 @@ def command(
     out: Annotated[Path, typer.Option("--out", help="The model folder to make, complete or go on with.")],
     recipe: RecipeName = "brain_t1_2mm",
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0.01, help="Time for the denoiser; it learns to fit.", show_default=False)
+        float | None,
+        typer.Option("--max-minutes", min=0.01, help="Time for the denoiser; it learns to fit.", show_default=False),
     ] = None,
     classifier_minutes: Annotated[
-        float | None, typer.Option("--classifier-minutes", min=0.01, help="Time for the classifier.", show_default=False)
+        float | None,
+        typer.Option("--classifier-minutes", min=0.01, help="Time for the classifier.", show_default=False),
     ] = None,
     stage: Annotated[str, typer.Option("--stage", help="all, denoiser, score or classifier.")] = "all",
     rarity: Rarity = "minority",
@@ -41,7 +43,12 @@ def command(
 
         part = choose_part(stage)
         resolved = resolve(
-            recipe, seed=seed, labels=labels, holdout=holdout, minutes=max_minutes, classifier_minutes=classifier_minutes
+            recipe,
+            seed=seed,
+            labels=labels,
+            holdout=holdout,
+            minutes=max_minutes,
+            classifier_minutes=classifier_minutes,
         )
         if dry:
             dry_run(resolved.model_dump(mode="json"))

@@ -28,7 +28,9 @@ def run(
     cohort, model = out / "cohort", ModelFolder(out / "model")
     recipe = load_recipe("quickstart")
     if not (cohort / "participants.tsv").is_file():
-        tell(Event("note", 0, 0, {"text": f"making a cohort of {subjects} phantom heads, 5 % with enlarged ventricles"}))
+        tell(
+            Event("note", 0, 0, {"text": f"making a cohort of {subjects} phantom heads, 5 % with enlarged ventricles"})
+        )
         write_cohort(cohort, subjects, seed)
     prepare.run(recipe.prepare, [cohort], out / "store", tell)
     store = SliceStore(out / "store")

@@ -89,9 +89,7 @@ def run(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[E
     return _report(SliceStore(out), tell)
 
 
-def _add(
-    item: Found, settings: SliceSettings, writer: StoreWriter, done: frozenset[str], split: str
-) -> str | None:
+def _add(item: Found, settings: SliceSettings, writer: StoreWriter, done: frozenset[str], split: str) -> str | None:
     """Add one volume; return why it was refused, or None."""
     if item.problem:
         return item.problem

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -211,7 +211,9 @@ def _finish(
     request: Request, rows: list[dict[str, Any]], header: dict[str, Any], card: dict[str, Any], building: Path
 ) -> None:
     """Manifest, contact sheet and data card; the working files go."""
-    title = f"{request.method} {request.wanted if header['levels'] else ''} {header['rarity'] or ''} seed {request.seed}"
+    title = (
+        f"{request.method} {request.wanted if header['levels'] else ''} {header['rarity'] or ''} seed {request.seed}"
+    )
     contact_sheet(building / "contact_sheet.png", [(title, *pictures(building, {**header, "slices": rows}, _SHOWN))])
     write_data_card(
         building,
@@ -233,11 +235,16 @@ def pictures(folder: Path, manifest: dict[str, Any], most: int) -> tuple[np.ndar
     """First slices of a data set as shown: images (n, H, W) in [-1, 1] and labels (n, H, W)."""
     images, labels = [], []
     for row in manifest["slices"][:most]:
-        image = np.asarray(nib.load(folder / row["image"]).dataobj, dtype=np.float32)[:, :, 0]
+        image = _plane(folder / row["image"]).astype(np.float32)
         images.append(image / (manifest["white"] / 2) - 1)
-        label = nib.load(folder / row["label"]).dataobj if row["label"] else np.zeros((*image.shape, 1))
-        labels.append(np.asarray(label).astype(np.uint8)[:, :, 0])
+        label = _plane(folder / row["label"]) if row["label"] else np.zeros(image.shape)
+        labels.append(label.astype(np.uint8))
     return np.stack(images), np.stack(labels)
+
+
+def _plane(path: Path) -> np.ndarray:
+    """The single plane of an exported file (H, W)."""
+    return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
 
 
 def _resume(building: Path, journal: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -263,6 +270,8 @@ def _strata_of_items(request: Request, card: dict[str, Any]) -> torch.Tensor:
     if share.sum() == 0:
         raise UsageError(f"no stratum lies between heights {request.heights}; the model has {card['strata']['names']}")
     cumulative = torch.as_tensor(np.cumsum(share / share.sum()))
-    draws = [torch.rand(1, generator=generator_for(request.seed, "stratum", i), dtype=torch.float64) for i in range(request.count)]
+    draws = [
+        torch.rand(1, generator=generator_for(request.seed, "stratum", i), dtype=torch.float64)
+        for i in range(request.count)
+    ]
     return torch.searchsorted(cumulative, torch.cat(draws), right=True).clamp(max=int(np.flatnonzero(share)[-1]))
-

@@ -143,4 +143,7 @@ def calibration(
 
 
 def _frozen(config: ClassifierConfig) -> dict[str, object]:
-    return json.loads(json.dumps({k: v for k, v in config.model_dump().items() if k not in ("minutes", "max_steps")}))
+    settings: dict[str, object] = json.loads(
+        json.dumps({k: v for k, v in config.model_dump().items() if k not in ("minutes", "max_steps")})
+    )
+    return settings

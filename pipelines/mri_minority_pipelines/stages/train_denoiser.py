@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError
 from mri_minority.core.rng import generator_for
 from mri_minority.core.types import Batch
@@ -15,7 +16,6 @@ from mri_minority.diffusion.gaussian import fit_gaussian_world
 from mri_minority.diffusion.kernel import add_noise
 from mri_minority.diffusion.loss import NoiseLevels, denoising_loss
 from mri_minority.diffusion.state import encode, groups_for
-from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_run, save_run, save_tensors
@@ -69,9 +69,7 @@ def run(
         sigma, carries_loss = (t.to(device) for t in levels.draw(len(x_0), len(groups.sizes), generator))
         eps = torch.randn(x_0.shape, generator=generator).to(device)
         with autocast(device, fast):
-            return denoising_loss(
-                net, x_0, stratum.to(device), sigma, carries_loss, eps, net.c_out(sigma), groups
-            )
+            return denoising_loss(net, x_0, stratum.to(device), sigma, carries_loss, eps, net.c_out(sigma), groups)
 
     budget = Budget(config.max_steps, 60 * config.minutes)
     saved, smooth, last = done.seconds, done.loss, done

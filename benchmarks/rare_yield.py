@@ -1,0 +1,148 @@
+"""How much rare anatomy is in what was asked for? Three sets of slices, same seeds, same heights.
+
+    python benchmarks/rare_yield.py --model MODEL --store STORE --work FOLDER [--count 200] [--guidance W ...]
+
+A slice is "beyond" when its ventricles' share of the labelled area exceeds the real 95th percentile in its stratum:
+about 5 % of real slices by definition. Measured on the generated label and, independently, on the label that a segmenter
+(trained on real slices only) finds in the generated image. Intervals: bootstrap over slices, for real ones over subjects.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mri_minority.backbones.perceptual import ShiftTolerantLpips
+from mri_minority.evaluate.fidelity import kid, precision_recall
+from mri_minority.evaluate.segmenter import build_segmenter, dice, segment, train_segmenter
+from mri_minority.export.dataset import read_manifest
+from mri_minority.report.figures import contact_sheet
+from mri_minority.slices.batches import SliceBatches
+from mri_minority.slices.store import SliceStore
+from mri_minority.training.checkpoint import load_tensors, save_tensors
+from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.perceptual import shift_tolerant_lpips
+from mri_minority_pipelines.stages import synthesize
+
+HEIGHTS = (0.38, 0.70)
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "store", "work"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--guidance", type=float, default=None)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--segmenter-steps", type=int, default=1500)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    store, model = SliceStore(args.store), ModelFolder(args.model)
+    names, strata = store.label_names, store.strata()
+    ventricles = names.index("ventricles") + 1
+    config = model.recipe().sample
+    if args.guidance is not None:
+        config = config.model_copy(update={"guidance": args.guidance})
+    asked = {
+        "ancestral": ("minority", "ancestral"),
+        "rare (minority)": ("minority", "minority"),
+        "rare (ventricles_share)": ("attribute:ventricles_share", "minority"),
+    }
+    sets = {}
+    for title, (rarity, method) in asked.items():
+        out = args.work / f"{title.replace(' ', '_').strip('()')}-w{config.guidance:g}-{args.count}"
+        begun = time.time()
+        if not (out / "manifest.json").is_file():
+            request = synthesize.Request("rare", rarity, method, args.count, HEIGHTS, args.seed)
+            synthesize.run(request, config, model, out, CPU, _quiet)
+        manifest = read_manifest(out)
+        image, label = synthesize.pictures(out, manifest, args.count)
+        sets[title] = (image, label, np.array([row["trace"]["stratum"] for row in manifest["slices"]]))
+        print(f"<!-- {title}: {time.time() - begun:.0f} s for {len(image)} slices -->", flush=True)
+    used = np.unique(np.concatenate([stratum for _, _, stratum in sets.values()]))
+    judge = _judge(store, args.work / "segmenter.safetensors", args.segmenter_steps)
+    held = np.array([i for i in store.indices("holdout") if strata[i] in used])
+    train = np.array([i for i in store.indices("train") if strata[i] in used])
+    train_label = store.read(train)[1]
+    p95 = {t: np.quantile(_share(train_label[strata[train] == t], ventricles), 0.95) for t in used}
+    held_image, held_label = store.read(held)
+    sets = {"real, held out": (held_image, held_label, strata[held]), **sets}
+    lpips = shift_tolerant_lpips()
+    subsample = np.random.default_rng(0).permutation(len(train))[:600]
+    train_image = store.read(np.sort(train[subsample]))[0]
+    real_features = _features(lpips, train_image)
+    centre, spread = real_features.mean(axis=0), real_features.std(axis=0) + 1e-8
+    cells = [f"beyond, label | beyond, image | mean share / real | {' / '.join(f'Dice {n}' for n in names)} | KID x 1000 | precision | recall"]
+    print(f"| set | {cells[0]} |\n|---|---|---|---|---|---|---|---|")
+    results = {}
+    for title, (image, label, stratum) in sets.items():
+        seen = segment(judge, image, CPU)
+        limit = np.array([p95[t] for t in stratum])
+        mean_real = np.mean([_share(train_label[strata[train] == t], ventricles).mean() for t in stratum])
+        on_label, on_image = (_share(m, ventricles) > limit for m in (label, seen))
+        features = (_features(lpips, image) - centre) / spread
+        real = (real_features - centre) / spread
+        precision, recall = precision_recall(real, features)
+        results[title] = {
+            "beyond_label": _interval(on_label),
+            "beyond_image": _interval(on_image),
+            "share_ratio": float(_share(label, ventricles).mean() / mean_real),
+            "dice": [round(float(np.nanmean(dice(seen, label, c))), 3) for c in range(1, len(names) + 1)],
+            "kid": kid(real, features) * 1000,
+            "precision": precision,
+            "recall": recall,
+        }
+        r = results[title]
+        print(
+            f"| {title} (n={len(image)}) | {r['beyond_label']} | {r['beyond_image']} | {r['share_ratio']:.2f} | "
+            f"{' / '.join(f'{d:.2f}' for d in r['dice'])} | {r['kid']:.1f} | {precision:.2f} | {recall:.2f} |",
+            flush=True,
+        )
+    (args.work / f"results-w{config.guidance:g}.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    rows = [(title, image[:16], label[:16]) for title, (image, label, _) in sets.items()]
+    shuffled = np.random.default_rng(1).permutation(len(held))[:16]
+    rows[0] = ("real, held out", held_image[shuffled], held_label[shuffled])
+    contact_sheet(args.work / f"sheet-w{config.guidance:g}.png", rows)
+
+
+def _judge(store: SliceStore, path: Path, steps: int) -> torch.nn.Module:
+    torch.manual_seed(0)
+    net = build_segmenter(len(store.label_names))
+    if path.is_file():
+        net.load_state_dict(load_tensors(path)[0])
+        return net
+    batches = SliceBatches(store, store.indices("train"), 16, seed=11)
+    for step, loss in train_segmenter(net, batches, steps, CPU, seed=11):
+        if step % 250 == 0:
+            print(f"<!-- segmenter step {step}: loss {loss:.3f} -->", flush=True)
+    save_tensors(path, dict(net.state_dict()), {})
+    return net
+
+
+@torch.no_grad()
+def _features(lpips: ShiftTolerantLpips, image: np.ndarray) -> np.ndarray:
+    rows = [lpips.pooled(torch.as_tensor(image[s : s + 16])[:, None]).numpy() for s in range(0, len(image), 16)]
+    return np.concatenate(rows).astype(np.float64)
+
+
+def _share(label: np.ndarray, value: int) -> np.ndarray:
+    return (label == value).sum(axis=(1, 2)) / np.maximum(1, (label > 0).sum(axis=(1, 2)))
+
+
+def _interval(hits: np.ndarray) -> str:
+    draws = np.random.default_rng(0).choice(hits, (2000, len(hits))).mean(axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{hits.mean():.1%} [{low:.0%}, {high:.0%}]"
+
+
+def _quiet(event: Event) -> None:
+    """No bar: the tables are the output."""
+
+
+if __name__ == "__main__":
+    main()
