@@ -1,9 +1,9 @@
-"""Does the minority score find enlarged ventricles? AUROC per distance, noise level, with and without strata.
+"""Does the minority score find enlarged ventricles? AUROC by distance and noise level, with and without strata.
 
     python benchmarks/minority_score.py --model MODEL --store STORE --participants participants.tsv
 
-Subjects are "enlarged" when they are in the top tenth of `ventricle_percent_icv`. A subject's score is the mean over its
-slices at ventricle level (heights 0.45 to 0.70): of the raw score, or of the score's rank inside its stratum.
+Subjects are "enlarged" when they are in the top tenth of `ventricle_percent_icv`. A subject's score is the mean over
+its slices at ventricle level (heights 0.45 to 0.70): of the raw score, or of the score's rank inside its stratum.
 """
 
 import argparse
@@ -47,8 +47,11 @@ def main() -> None:
     train = torch.as_tensor(np.array([store.rows[i].split == "train" for i in index]))
     held = {s for s in np.unique(subjects) if store.rows[index[np.flatnonzero(subjects == s)[0]]].split == "holdout"}
     lpips = shift_tolerant_lpips()
-    print(f"{len(index)} slices, {len(np.unique(subjects))} subjects ({len(held)} held out), enlarged: above {cut:.2f} %")
-    print("| sigma | distance | AUROC raw | AUROC in strata | rank stability | P95+ among rarest 10 % in strata | held out / training |")
+    print(
+        f"{len(index)} slices, {len(np.unique(subjects))} subjects ({len(held)} held out), enlarged: above {cut:.2f} %"
+    )
+    columns = "sigma, distance, AUROC raw, AUROC in strata, rank stability, P95+ in rarest 10 %, held out / training"
+    print(f"| {columns.replace(', ', ' | ')} |")
     print("|---|---|---|---|---|---|---|")
     for sigma in args.sigmas:
         begun = time.time()
@@ -67,7 +70,10 @@ def main() -> None:
             held_rows = np.isin(subjects, list(held))
             ratio = score.numpy()[held_rows].mean() / score.numpy()[~held_rows].mean() if held else float("nan")
             hits = _beyond(share, compact.numpy())[inside > 0.9].mean()
-            print(f"| {sigma:g} | {kind} | {raw:.3f} | {ranked:.3f} | {stability:.3f} | {hits:.1%} | {ratio:.3f} |", flush=True)
+            print(
+                f"| {sigma:g} | {kind} | {raw:.3f} | {ranked:.3f} | {stability:.3f} | {hits:.1%} | {ratio:.3f} |",
+                flush=True,
+            )
         print(f"<!-- sigma {sigma:g}: {time.time() - begun:.0f} s -->", flush=True)
 
 

@@ -12,6 +12,8 @@ from jaxtyping import install_import_hook
 # for (PEP 484 says so), as mypy does. This must come before the first import of the library.
 install_import_hook("mri_minority", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
+pytest_plugins = ["tests.support.walk"]
+
 # No test is timed, so no example of a property may fail for being slow.
 settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")

@@ -74,7 +74,13 @@ def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
     data = {"image": MetaTensor(torch.as_tensor(volume.image), affine=affine)}
     if settings.labels:
         data["label"] = MetaTensor(torch.as_tensor(np.asarray(volume.label, dtype=np.float32)), affine=affine)
-    done = settings.transforms()(data)
+    try:
+        done = settings.transforms()(data)
+    except RuntimeError as error:
+        # MONAI wraps what a transform raises; our own errors must reach the quarantine as they are.
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from error
+        raise
     axis = AXES[settings.plane]
     image = np.moveaxis(done["image"].as_tensor().numpy()[0], axis, 0)
     mask = np.moveaxis(done["mask"].as_tensor().numpy()[0], axis, 0) > 0

@@ -4,16 +4,16 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms import (
-    BorderPad,
     Compose,
     EnsureChannelFirstd,
     EnsureTyped,
     MapTransform,
     Orientationd,
     Spacingd,
-    SpatialCrop,
 )
+from torch.nn import functional
 
 from mri_minority.transforms.intensity import LabelsFromRegionsd, ScaleByForegroundd
 
@@ -24,7 +24,8 @@ AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 class CropAboutForegroundd(MapTransform):
     """Cut a box of fixed in-plane size about the centre of the foreground, padding where the volume ends.
 
-    The slicing axis is kept whole. Affines follow (MONAI tracks them).
+    The slicing axis is kept whole. Affines follow; done here because MONAI's BorderPad loses the shift of an axis that
+    comes after one it does not pad.
 
     Args:
         keys: Images and labels to crop alike.
@@ -47,16 +48,18 @@ class CropAboutForegroundd(MapTransform):
         mask = torch.as_tensor(result[self.mask_key])[0] > 0
         found = mask.nonzero()
         low, high = found.amin(dim=0), found.amax(dim=0) + 1
-        in_plane = [a for a in range(3) if a != self.axis]
-        border = [0, 0, 0]
-        size, centre = list(mask.shape), [(n + 1) // 2 for n in mask.shape]
-        for a, wanted in zip(in_plane, self.size, strict=True):
-            border[a], size[a] = wanted, wanted
-            centre[a] = int(low[a] + high[a]) // 2 + wanted
-        crop = SpatialCrop(roi_center=centre, roi_size=size)
+        start, stop = [0, 0, 0], list(mask.shape)
+        for a, wanted in zip([a for a in range(3) if a != self.axis], self.size, strict=True):
+            start[a] = int(low[a] + high[a]) // 2 - wanted // 2
+            stop[a] = start[a] + wanted
+        # Padding by a negative amount crops. torch takes the last axis first.
+        amounts = [n for a in (2, 1, 0) for n in (-start[a], stop[a] - mask.shape[a])]
         for key in self.key_iterator(result):
-            pad = BorderPad([n for n in border for _ in (0, 1)], value=self.fill[str(key)])
-            result[key] = crop(pad(result[key]))
+            volume = result[key]
+            affine = torch.as_tensor(volume.affine).clone()
+            affine[:3, 3] += affine[:3, :3] @ torch.tensor(start, dtype=affine.dtype)
+            moved = functional.pad(volume.as_tensor(), amounts, value=self.fill[str(key)])
+            result[key] = MetaTensor(moved, affine=affine)
         return result
 
 

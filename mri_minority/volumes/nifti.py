@@ -241,7 +241,7 @@ def _check_size(name: str, size: int, packed: bool, offset: int, claimed: int) -
 def _read_to_end(name: str, stream: io.BufferedIOBase) -> None:
     """Read what follows the voxels: only at its end does a gzip file tell whether all of it was right."""
     left = MAX_OTHER_BYTES
-    while piece := stream.read(1024**2):
+    while piece := stream.read(65536):
         left -= len(piece)
         if left < 0:
             raise DataError(f"expected the end of {name} after its voxels, found over {MAX_OTHER_BYTES} bytes more")

@@ -44,8 +44,13 @@ class DenoiserConfig(_Settings):
     learning_rate: float = 1e-3
     ema: float = 0.9995
     minutes: float = Field(60.0, gt=0)
+    checkpoint_seconds: float = Field(60.0, ge=0)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
+
+
+LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds"})
+"""Settings that a training run in progress may change; every other one belongs to its checkpoint."""
 
 
 class ScoreConfig(_Settings):
@@ -67,6 +72,7 @@ class ClassifierConfig(_Settings):
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
     minutes: float = Field(6.0, gt=0)
+    checkpoint_seconds: float = Field(30.0, ge=0)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
 

@@ -1,6 +1,5 @@
 """train, last part: levels from scores, and the classifier that recognises them under noise."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,10 +23,9 @@ from mri_minority.training.checkpoint import load_run, save_run, save_tensors
 from mri_minority.training.ema import Ema
 from mri_minority.training.loop import Budget, Progress, adamw, optimise
 from mri_minority.training.precision import autocast, bfloat16_pays
-from mri_minority_pipelines.config import ClassifierConfig
+from mri_minority_pipelines.config import LENGTH, ClassifierConfig
 from mri_minority_pipelines.events import Event
 
-_CHECKPOINT_SECONDS = 30.0
 _REPORT_SIGMAS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LOG_SIGMA = (-3.0, 3.0)
 
@@ -92,7 +90,7 @@ def run(
         smooth = last.loss if np.isnan(smooth) else 0.98 * smooth + 0.02 * last.loss
         if last.step % 25 == 0:
             tell(Event(name, last.share, 1.0, {"loss": smooth, "step": last.step}))
-        if last.seconds - saved >= _CHECKPOINT_SECONDS:
+        if last.seconds - saved >= config.checkpoint_seconds:
             saved = last.seconds
             notes = {"step": last.step, "seconds": last.seconds, "loss": smooth, "config": _frozen(config)}
             save_run(checkpoint, net, ema, optimiser, notes)
@@ -143,7 +141,5 @@ def calibration(
 
 
 def _frozen(config: ClassifierConfig) -> dict[str, object]:
-    settings: dict[str, object] = json.loads(
-        json.dumps({k: v for k, v in config.model_dump().items() if k not in ("minutes", "max_steps")})
-    )
-    return settings
+    """The settings that a run in progress may not change; its length may."""
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in LENGTH}

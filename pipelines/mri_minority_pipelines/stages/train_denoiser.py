@@ -22,12 +22,11 @@ from mri_minority.training.checkpoint import load_run, save_run, save_tensors
 from mri_minority.training.ema import Ema
 from mri_minority.training.loop import Budget, Progress, adamw, optimise
 from mri_minority.training.precision import autocast, bfloat16_pays
-from mri_minority_pipelines.config import DenoiserConfig
+from mri_minority_pipelines.config import LENGTH, DenoiserConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import build_denoiser, load_world, save_world
 
 _FIT_SLICES = 8192
-_CHECKPOINT_SECONDS = 60.0
 _REPORT_SIGMAS = (0.05, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -77,7 +76,7 @@ def run(
         smooth = last.loss if np.isnan(smooth) else 0.98 * smooth + 0.02 * last.loss
         if last.step % 25 == 0:
             tell(Event("train denoiser", last.share, 1.0, {"loss": smooth, "step": last.step}))
-        if last.seconds - saved >= _CHECKPOINT_SECONDS:
+        if last.seconds - saved >= config.checkpoint_seconds:
             saved = last.seconds
             notes = {"step": last.step, "seconds": last.seconds, "loss": smooth, "config": _frozen(config)}
             save_run(checkpoint, net, ema, optimiser, notes)
@@ -131,7 +130,7 @@ def _fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Call
 
 def _frozen(config: DenoiserConfig) -> dict[str, object]:
     """The settings that a run in progress may not change; its length may."""
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in ("minutes", "max_steps")}
+    return {k: v for k, v in config.model_dump(mode="json").items() if k not in LENGTH}
 
 
 def _log(out: Path, entry: dict[str, object]) -> None:

@@ -1,0 +1,145 @@
+"""Slices that come out: readable by others, the same every time, guided where asked."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.export.dataset import read_manifest, verify_dataset
+from mri_minority_pipelines.config import SampleConfig
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.stages import synthesize
+from tests.support.tiny import silent
+
+CPU = torch.device("cpu")
+BASE = synthesize.Request("rare", "minority", "minority", 5, (0.0, 1.0), seed=4, batch=2)
+
+
+def draw(model: Path, out: Path, request: synthesize.Request = BASE, **changes: object) -> Path:
+    """Run the stage with the tiny model."""
+    config = SampleConfig(steps=3).model_copy(update=changes)
+    synthesize.run(request, config, ModelFolder(model), out, CPU, silent)
+    return out
+
+
+def _with(**changes: object) -> synthesize.Request:
+    return synthesize.Request(**{**BASE.__dict__, **changes})  # type: ignore[arg-type]
+
+
+def test_pairs_are_read_alike_by_nibabel_and_simpleitk(model: Path, tmp_path: Path) -> None:
+    """Same pixels, same world, image and label on one grid, thickness no thinner than a pixel, marked synthetic."""
+    out = draw(model, tmp_path / "rare")
+    manifest = read_manifest(out)
+    assert len(manifest["slices"]) == 5
+    for row in manifest["slices"]:
+        image, label = nib.load(out / row["image"]), nib.load(out / row["label"])
+        assert image.shape == label.shape == (48, 64, 1)
+        assert image.get_data_dtype() == np.float32
+        assert label.get_data_dtype() == np.uint8
+        assert image.header["descrip"].item().startswith(b"SYNTHETIC mri-minority")
+        np.testing.assert_array_equal(image.affine, label.affine)
+        assert image.header.get_zooms()[2] >= max(image.header.get_zooms()[:2])
+        other = sitk.ReadImage(str(out / row["image"]))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(other).T, np.asarray(image.dataobj))
+        there = np.array(other.TransformIndexToPhysicalPoint((7, 11, 0))) * [-1, -1, 1]
+        np.testing.assert_allclose(there, image.affine[:3] @ [7, 11, 0, 1], atol=1e-3)
+        comment = json.loads(image.header.extensions[0].get_content())
+        assert comment["item"] == row["item"]
+        assert comment["model_sha256"] == manifest["model_sha256"]
+    assert verify_dataset(out) == []
+
+
+def test_the_same_seed_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    """Every file but nothing else."""
+    first, second = draw(model, tmp_path / "a"), draw(model, tmp_path / "b")
+    names = sorted(str(p.relative_to(first)) for p in first.rglob("*") if p.is_file())
+    assert names == sorted(str(p.relative_to(second)) for p in second.rglob("*") if p.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    other = draw(model, tmp_path / "c", _with(seed=5))
+    assert (other / "images/synth_00000.nii.gz").read_bytes() != (first / "images/synth_00000.nii.gz").read_bytes()
+
+
+def test_no_guidance_is_the_ancestral_sample(model: Path, tmp_path: Path) -> None:
+    """w = 0 changes not a pixel; w > 0 does."""
+    plain = draw(model, tmp_path / "plain", _with(method="ancestral"))
+    zero = draw(model, tmp_path / "zero", guidance=0.0)
+    strong = draw(model, tmp_path / "strong", guidance=5.0)
+
+    def pixels(folder: Path) -> np.ndarray:
+        return np.asarray(nib.load(folder / "images/synth_00001.nii.gz").dataobj)
+
+    np.testing.assert_array_equal(pixels(plain), pixels(zero))
+    assert np.abs(pixels(strong) - pixels(plain)).max() > 0
+
+
+def test_a_longer_run_begins_with_the_shorter_one(model: Path, tmp_path: Path) -> None:
+    """Item i does not depend on how many are asked for, and all methods share strata."""
+    short, long = draw(model, tmp_path / "short", _with(count=2)), draw(model, tmp_path / "long", _with(count=6))
+    for item in range(2):
+        name = f"labels/synth_{item:05d}.nii.gz"
+        assert (short / name).read_bytes() == (long / name).read_bytes()
+
+
+def test_interrupted_synthesis_goes_on(model: Path, tmp_path: Path) -> None:
+    """Stopped after the first batch and repeated: the same data set, nothing twice."""
+    heard = 0
+
+    def stop(event: object) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 2:
+            raise KeyboardInterrupt
+
+    config = SampleConfig(steps=3)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, stop)
+    assert not (tmp_path / "out").exists()
+    synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, silent)
+    whole = draw(model, tmp_path / "whole")
+    assert (tmp_path / "out/manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_a_changed_or_foreign_file_is_found(model: Path, tmp_path: Path) -> None:
+    """Verification names each."""
+    out = draw(model, tmp_path / "out")
+    victim = out / "labels/synth_00002.nii.gz"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    (out / "images/stranger.nii.gz").write_bytes(b"?")
+    (out / "images/synth_00003.nii.gz").unlink()
+    problems = "\n".join(verify_dataset(out))
+    assert "synth_00002.nii.gz has changed" in problems
+    assert "stranger.nii.gz is not in the manifest" in problems
+    assert "synth_00003.nii.gz is missing" in problems
+
+
+def test_wrong_requests_are_refused(model: Path, tmp_path: Path) -> None:
+    """Level out of range, unknown rarity, no stratum, a full folder: before anything is written."""
+    with pytest.raises(UsageError, match=r"0 .* to 2"):
+        draw(model, tmp_path / "x", _with(wanted="9"))
+    with pytest.raises(UsageError, match="attribute:ventricles_share"):
+        draw(model, tmp_path / "x", _with(rarity="attribute:grey_matter_share"))
+    with pytest.raises(UsageError, match="heights"):
+        draw(model, tmp_path / "x", _with(heights=(0.98, 1.0)))
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.docx").write_bytes(b"precious")
+    with pytest.raises(DataError, match="holds something"):
+        draw(model, tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.docx").read_bytes() == b"precious"
+
+
+def test_no_subject_reaches_the_output(model: Path, tmp_path: Path) -> None:
+    """Source names appear in no byte of the data set."""
+    import gzip
+
+    out = draw(model, tmp_path / "out")
+    for path in out.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            data = gzip.decompress(data) if path.name.endswith(".gz") else data
+            assert b"phantom" not in data
