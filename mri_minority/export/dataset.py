@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 
 from mri_minority.core.errors import DataError
 from mri_minority.export.nifti import DESCRIPTION
@@ -55,8 +56,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}") from error
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"expected manifest format {FORMAT}, found {manifest.get('format')} in {path}")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "slices" not in manifest:
+        raise DataError(f"expected a manifest of format {FORMAT} with its slices, found something else in {path}")
     return manifest
 
 
@@ -102,13 +103,16 @@ def verify_dataset(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     problems: list[str] = []
     listed = set(_KNOWN)
+    root = folder.resolve()
     for row in manifest["slices"]:
         for kind in ("image", "label"):
             if row[kind] is None:
                 continue
             listed.add(row[kind])
             path = folder / row[kind]
-            if not path.is_file():
+            if not path.resolve().is_relative_to(root):
+                problems.append(f"{row[kind]} lies outside the data set")
+            elif not path.is_file():
                 problems.append(f"{row[kind]} is missing")
             elif sha256_of(path) != row[f"{kind}_sha256"]:
                 problems.append(f"{row[kind]} has changed since it was written")
@@ -120,7 +124,10 @@ def verify_dataset(folder: Path) -> list[str]:
 
 
 def _format_problems(path: Path, kind: str, row: dict[str, Any]) -> list[str]:
-    picture = cast(nib.Nifti1Image, nib.load(path))
+    try:
+        picture = cast(nib.Nifti1Image, nib.load(path))
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        return [f"cannot be read ({type(error).__name__})"]
     header = picture.header
     spacing_mm = header.get_zooms()
     checks = {

@@ -1,5 +1,7 @@
 """prepare: volumes in, slice store out."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from mri_minority.slices.select import SliceSettings, cut_slices
 from mri_minority.slices.split import held_out_subjects
 from mri_minority.slices.store import SliceStore, StoreWriter
 from mri_minority.slices.strata import fit_strata
+from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority.volumes.discover import Found, discover, write_quarantine
 from mri_minority.volumes.nifti import read_volume
 from mri_minority_pipelines.config import PrepareConfig
@@ -58,6 +61,7 @@ def run(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[E
     settings = SliceSettings(
         config.spacing_mm, config.size, config.plane, config.heights, config.ceiling, config.labels
     )
+    _begin(building, config)
     writer = StoreWriter(building, config.size)
     held_out = held_out_subjects((f.subject for f in found), config.holdout, config.seed)
     done, quarantine = writer.done(), []
@@ -85,8 +89,18 @@ def run(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[E
             "quarantined": len(quarantine),
         },
     )
+    (building / "settings.json").unlink()
     publish_folder(building, out)
     return _report(SliceStore(out), tell)
+
+
+def _begin(building: Path, config: PrepareConfig) -> None:
+    """Make the working folder; what another run with other settings left in it goes."""
+    said, settings = building / "settings.json", config.model_dump(mode="json")
+    if building.exists() and not (said.is_file() and json.loads(said.read_text(encoding="utf-8")) == settings):
+        shutil.rmtree(building)
+    if not building.exists():
+        write_json_atomic(said, settings)
 
 
 def _add(item: Found, settings: SliceSettings, writer: StoreWriter, done: frozenset[str], split: str) -> str | None:

@@ -14,7 +14,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines import rarity as rarities
-from mri_minority_pipelines.config import ClassifierConfig, Recipe
+from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 from mri_minority_pipelines.stages import score as score_stage
@@ -47,6 +47,8 @@ def run(
         UsageError: A rarity that does not exist.
         DataError: The folder holds a model of other slices.
     """
+    # The slices are what they are: a recipe cannot change how the store was cut.
+    recipe = recipe.model_copy(update={"prepare": PrepareConfig.model_validate(store.header["settings"])})
     folder = ModelFolder(out)
     slices_hash = sha256_of(store.folder / "slices.tsv")
     if rarity != "minority":
