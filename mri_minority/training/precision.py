@@ -21,7 +21,7 @@ def bfloat16_pays(device: torch.device) -> bool:
         times = []
         for _ in range(6):
             begun = time.perf_counter()
-            with autocast(device, wide):
+            with torch.enable_grad(), autocast(device, wide):
                 layer(x).float().sum().backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
