@@ -9,12 +9,9 @@ import numpy.typing as npt
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.volumes import geometry
 from mri_minority.volumes.atomic import write_bytes_atomic
-from mri_minority.volumes.geometry import lift_thickness
+from mri_minority.volumes.geometry import lift_thickness, squared
 from mri_minority.volumes.nifti import nifti_bytes
-
-__all__ = ["DESCRIPTION", "SliceFiles", "export_slice", "lift_thickness", "plane_affine"]
 
 DESCRIPTION = f"SYNTHETIC mri-minority {__version__}"
 """The header field that every written file carries."""
@@ -43,32 +40,6 @@ class SliceFiles(TypedDict):
     """How the slice was made, with its true thickness."""
 
 
-def plane_affine(
-    volume_affine: npt.NDArray[np.float64], axis: int, index: int, crop_start: tuple[int, int] = (0, 0)
-) -> npt.NDArray[np.float64]:
-    """Affine of a plane cut perpendicular to one axis of a volume, and cropped.
-
-    Args:
-        volume_affine: (4, 4), voxel -> RAS+ millimetres.
-        axis: The axis that is fixed.
-        index: Where it is fixed, in voxels.
-        crop_start: First pixel kept along each remaining axis, in voxels; negative where the plane was padded.
-
-    Returns:
-        (4, 4): pixel (i, j, 0) of the cropped plane -> the same millimetres as in the volume. Columns 0 and 1 are the
-        remaining axes in their order. Column 2 is the plane's normal, as long as the distance to the next plane; it
-        differs from the volume's axis only where that is sheared.
-
-    Raises:
-        DataError: There is no such axis.
-    """
-    if axis not in (0, 1, 2):
-        raise DataError(f"expected axis 0, 1 or 2 of a volume, found {axis}; give the axis that is sliced")
-    plane = geometry.plane_affine(volume_affine, axis, index)
-    plane[:3, 3] += plane[:3, :2] @ np.asarray(crop_start, dtype=np.float64)
-    return _squared(plane)
-
-
 def export_slice(
     folder: Path,
     name: str,
@@ -95,7 +66,7 @@ def export_slice(
         DataError: The name is no plain file name, an array is not as described, or a file cannot be written.
     """
     _check(name, image, label)
-    lifted, true_mm = lift_thickness(_squared(affine))
+    lifted, true_mm = lift_thickness(squared(affine))
     trace = {**trace, "true_thickness_mm": round(true_mm, 4)}
     image_path, label_path = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
     row = SliceFiles(
@@ -131,16 +102,3 @@ def _write(path: Path, plane: npt.NDArray[Any], affine: npt.NDArray[np.float64],
     data = nifti_bytes(plane[:, :, None], affine, DESCRIPTION, trace)
     write_bytes_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
-
-
-def _squared(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Keep of column 2 what is perpendicular to the plane, so that a tilted stack gives slices any tool can read."""
-    across = np.cross(affine[:3, 0], affine[:3, 1])
-    length = float(np.linalg.norm(across))
-    normal = across / length if length > 0 else across
-    thickness = float(normal @ affine[:3, 2])
-    if not abs(thickness) > 0:  # also when it is NaN
-        raise DataError(f"expected an affine of a plane and its normal, found {affine[:3].tolist()}; check its columns")
-    result = affine.copy()
-    result[:3, 2] = normal * thickness
-    return result

@@ -3,24 +3,29 @@
 import numpy as np
 import numpy.typing as npt
 
+from mri_minority.core.errors import DataError
 
-def plane_affine(volume_affine: npt.NDArray[np.float64], axis: int, index: int) -> npt.NDArray[np.float64]:
-    """Affine of the plane cut perpendicular to one axis of a volume.
+
+def plane_affine(
+    volume_affine: npt.NDArray[np.float64], axis: int, index: int, start: tuple[int, int] = (0, 0)
+) -> npt.NDArray[np.float64]:
+    """Affine of the plane cut perpendicular to one axis of a volume, and cropped.
 
     Args:
         volume_affine: (4, 4), voxel -> millimetres.
         axis: The axis that is fixed.
         index: Where it is fixed, in voxels.
+        start: First pixel kept along each remaining axis; negative where the plane was padded.
 
     Returns:
         float64 (4, 4): pixel (i, j, 0) of the plane -> the same millimetres as in the volume. Columns 0 and 1 are
-        the remaining axes in their order, column 2 is the fixed axis.
+        the remaining axes in their order, column 2 is the plane's normal (see :func:`squared`).
     """
     order = [*[a for a in range(3) if a != axis], axis]
     result = np.eye(4)
     result[:3, :3] = volume_affine[:3, :3][:, order]
-    result[:3, 3] = volume_affine[:3, 3] + index * volume_affine[:3, axis]
-    return result
+    result[:3, 3] = volume_affine[:3, 3] + index * volume_affine[:3, axis] + result[:3, :2] @ np.array(start, float)
+    return squared(result)
 
 
 def lift_thickness(affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], float]:
@@ -37,3 +42,16 @@ def lift_thickness(affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.floa
     lifted = affine.copy()
     lifted[:3, 2] *= max(1.0, float(spacing_mm[:2].max()) / true_mm)
     return lifted, true_mm
+
+
+def squared(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Keep of column 2 what is perpendicular to the plane, so that a tilted stack gives slices any tool can read."""
+    across = np.cross(affine[:3, 0], affine[:3, 1])
+    length = float(np.linalg.norm(across))
+    normal = across / length if length > 0 else across
+    thickness = float(normal @ affine[:3, 2])
+    if not abs(thickness) > 0:  # also when it is NaN
+        raise DataError(f"expected an affine of a plane and its normal, found {affine[:3].tolist()}; check its columns")
+    result = affine.copy()
+    result[:3, 2] = normal * thickness
+    return result

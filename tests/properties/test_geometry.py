@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
-from mri_minority.export.nifti import export_slice, lift_thickness, plane_affine
+from mri_minority.export.nifti import export_slice
+from mri_minority.volumes.geometry import lift_thickness, plane_affine
 from mri_minority.volumes.nifti import axis_codes, read_volume
 
 SHAPE = (6, 7, 5)

@@ -16,7 +16,7 @@ import SimpleITK
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
 from mri_minority.export.dataset import DataCard, read_manifest, verify_dataset, write_data_card, write_manifest
-from mri_minority.export.nifti import DESCRIPTION, SliceFiles, export_slice, plane_affine
+from mri_minority.export.nifti import DESCRIPTION, SliceFiles, export_slice
 from mri_minority.volumes.atomic import (
     sha256_of,
     write_atomic,
@@ -24,6 +24,7 @@ from mri_minority.volumes.atomic import (
     write_json_atomic,
     write_text_atomic,
 )
+from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.nifti import write_nifti
 
 IMAGE = np.random.default_rng(3).normal(100, 20, (7, 5)).astype(np.float32)
@@ -100,17 +101,6 @@ def test_the_same_slice_gives_the_same_bytes(tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         one, two = ((tmp_path / n / kind / "slice.nii.gz").read_bytes() for n in ("once", "again"))
         assert one == two
-
-
-def test_crop_start_moves_the_origin() -> None:
-    volume = np.array([[0, 2.0, 0, 1], [3, 0, 0, 1], [0, 0, 4, 1], [0, 0, 0, 1]])
-    assert plane_affine(volume, 1, 5, (10, -2)).tolist() == [[0, 0, 2, 11], [3, 0, 0, 31], [0, 4, 0, -7], [0, 0, 0, 1]]
-
-
-@pytest.mark.parametrize("axis", [-1, 3])
-def test_there_are_three_axes(axis: int) -> None:
-    with pytest.raises(DataError, match=f"found {axis}"):
-        plane_affine(AXIAL, axis, 0)
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "a\nb", "a:b", "x" * 201, "é" * 101])
