@@ -80,8 +80,8 @@ class ClassifierConfig(_Settings):
 class SampleConfig(_Settings):
     """How slices are drawn."""
 
-    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "dpmpp_2m"
-    steps: int = Field(24, ge=2)
+    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "ancestral"
+    steps: int = Field(40, ge=2)
     sigma_max: float = Field(20.0, gt=0)
     sigma_min: float = Field(0.02, gt=0)
     guidance: float = Field(2.0, ge=0)

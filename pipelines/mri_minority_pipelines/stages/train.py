@@ -104,6 +104,7 @@ def _finish(
     if name not in card["classifiers"] or not weights.is_file():
         world = load_world(folder.path / "world.safetensors", len(store.label_names))
         report = train_classifier.run(config, store, world, scale, level, weights, device, tell)
+        card = folder.card()  # read again: another classifier may have been added meanwhile
         card["classifiers"][name] = {
             **made_from,
             "config": config.model_dump(mode="json"),
