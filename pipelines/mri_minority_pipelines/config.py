@@ -84,7 +84,7 @@ class SampleConfig(_Settings):
     steps: int = Field(40, ge=2)
     sigma_max: float = Field(20.0, gt=0)
     sigma_min: float = Field(0.02, gt=0)
-    guidance: float = Field(2.0, ge=0)
+    guidance: float = Field(6.0, ge=0)
     window: tuple[float, float] = (0.0, 1e9)
 
 
