@@ -50,11 +50,16 @@ def _ratio(groups: ChannelGroups, after: Tensor, before: Tensor, x: Batch) -> Te
     return _spread(groups, torch.where(before > 0, after / safe, torch.ones_like(before)), x)
 
 
+def _held(groups: ChannelGroups, after: Tensor, before: Tensor, x: Batch, moved: Batch) -> Batch:
+    """A group whose level does not change stays as it is, bit by bit, whatever the denoiser thinks of it."""
+    return torch.where(_spread(groups, (after == before).to(x), x) > 0, x, moved)
+
+
 def _euler(denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: ChannelGroups, noise: Noise) -> Batch:
     """x' = D + (sigma' / sigma) (x - D): Euler on the probability flow, the same as DDIM with eta = 0."""
     for before, after in itertools.pairwise(path):
         mean = denoiser(x, _sigma(before, x), stratum)
-        x = mean + _ratio(groups, after, before, x) * (x - mean)
+        x = _held(groups, after, before, x, mean + _ratio(groups, after, before, x) * (x - mean))
     return x
 
 
@@ -62,13 +67,13 @@ def _heun(denoiser: Denoiser, x: Batch, path: Tensor, stratum: Strata, groups: C
     """Euler, then the trapezoid of both slopes (Karras et al. 2022, Algorithm 1, without churn)."""
     for before, after in itertools.pairwise(path):
         mean = denoiser(x, _sigma(before, x), stratum)
-        ahead = mean + _ratio(groups, after, before, x) * (x - mean)
-        if bool((after == 0).any()):
+        ahead = _held(groups, after, before, x, mean + _ratio(groups, after, before, x) * (x - mean))
+        if bool(((after == 0) & (before > 0)).any()):
             x = ahead
             continue
-        slope = (x - mean) / _spread(groups, before, x)
+        slope = (x - mean) / _spread(groups, torch.where(before > 0, before, torch.ones_like(before)), x)
         mean_ahead = denoiser(ahead, _sigma(after, x), stratum)
-        slope_ahead = (ahead - mean_ahead) / _spread(groups, after, x)
+        slope_ahead = (ahead - mean_ahead) / _spread(groups, torch.where(after > 0, after, torch.ones_like(after)), x)
         x = x + _spread(groups, after - before, x) * (slope + slope_ahead) / 2
     return x
 
@@ -84,7 +89,7 @@ def _dpmpp_2m(
         ratio = _ratio(groups, after, before, x)
         h = _spread(groups, torch.where(after > 0, before.log() - after.log(), torch.zeros_like(after)), x)
         estimate = mean
-        if previous is not None and last_h is not None and bool((after > 0).all()):
+        if previous is not None and last_h is not None:
             share = torch.where(last_h > 0, h / (2 * last_h).clamp(min=1e-12), torch.zeros_like(h))
             estimate = mean + share * (mean - previous)
         x = ratio * x + (1 - ratio) * estimate
@@ -103,7 +108,7 @@ def _ancestral(
         mean = denoiser(x, _sigma(before, x), stratum)
         ratio = _ratio(groups, after, before, x)
         fresh = _spread(groups, after, x) * (1 - ratio**2).clamp(min=0).sqrt()
-        x = mean + ratio**2 * (x - mean) + fresh * noise(step).to(x)
+        x = _held(groups, after, before, x, mean + ratio**2 * (x - mean) + fresh * noise(step).to(x))
     return x
 
 
