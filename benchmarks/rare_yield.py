@@ -78,7 +78,8 @@ def main() -> None:
     subsample = np.random.default_rng(0).permutation(len(train))[:600]
     train_image = store.read(np.sort(train[subsample]))[0]
     real_features = _features(lpips, train_image)
-    centre, spread = real_features.mean(axis=0), real_features.std(axis=0) + 1e-8
+    # One scale for all: dividing each feature by its own spread would blow up those that hardly vary.
+    centre, spread = real_features.mean(axis=0), real_features.std()
     dice_column = " / ".join(f"Dice {n}" for n in names)
     print(f"| set | beyond, label | beyond, image | share / real | {dice_column} | KID x 1000 | precision | recall |")
     print("|---|---|---|---|---|---|---|---|")
