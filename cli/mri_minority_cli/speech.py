@@ -62,8 +62,9 @@ class Speech:
             self.console.print(f"{event.stage}: {share:4.0%} {figures}".rstrip(), markup=False)
 
     def close(self) -> None:
-        """Put the bar away."""
-        self._bar.stop()
+        """Put the bar away, if it was ever shown (stopping one that was not prints an empty line)."""
+        if self._tasks:
+            self._bar.stop()
 
     def result(self, value: dict[str, Any], sentences: list[str]) -> None:
         """Print what came out: JSON, or sentences for people."""

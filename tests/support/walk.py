@@ -25,7 +25,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny recipe as a file."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    path.write_text(yaml.safe_dump(TINY, sort_keys=False), encoding="utf-8")
     return path
 
 
