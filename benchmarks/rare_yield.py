@@ -10,6 +10,7 @@ subjects for real slices.
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def main() -> None:
     }
     sets = {}
     for title, (rarity, method) in asked.items():
-        out = args.work / f"{title.replace(' ', '_').strip('()')}-w{config.guidance:g}-{args.count}"
+        out = args.work / f"{re.sub(r'[^a-z_]+', '-', title).strip('-')}-w{config.guidance:g}-{args.count}"
         begun = time.time()
         if not (out / "manifest.json").is_file():
             request = synthesize.Request("rare", rarity, method, args.count, HEIGHTS, args.seed)
