@@ -22,6 +22,12 @@ def slug(rarity: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "-", f"{kind}-{rest}" if rest else kind)
 
 
+def without_folders(rarity: str) -> str:
+    """What is written down of a rarity: a table's folders may name people or places, so only its file name stays."""
+    kind, _, rest = rarity.partition(":")
+    return f"file:{Path(rest).name}" if kind == "file" else rarity
+
+
 def external_scores(rarity: str, store: SliceStore) -> torch.Tensor:
     """Scores of all slices for a rarity that needs no denoiser.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,22 @@ def test_the_card_says_how_rarity_was_measured(model: Path) -> None:
         assert thresholds.shape == (len(card["strata"]["names"]), entry["levels"] - 1)
         assert bool((thresholds[:, 1:] >= thresholds[:, :-1]).all())
         assert set(entry["report"]["held_out"]) == {"0.1", "0.5", "1.0", "2.0", "4.0", "8.0"}
+
+
+def test_a_labs_own_table_works_and_its_folder_stays_private(
+    store: SliceStore, recipe: Recipe, model: Path, tmp_path: Path
+) -> None:
+    """`file:` rarity: levels follow the table; the model keeps the table's name and not where it lay."""
+    lab = tmp_path / "Jane Doe 1970"
+    lab.mkdir()
+    table = lab / "ours.tsv"
+    lines = [f"{row}\t{(row * 37) % 101}" for row in range(len(store.rows))]
+    table.write_text("row\tscore\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    out = tmp_path / "model"
+    shutil.copytree(model, out)
+    card = train.run(recipe, store, out, f"file:{table}", "all", CPU, silent)
+    assert card["classifiers"]["file-ours"]["rarity"] == "file:ours.tsv"
+    assert "Jane" not in (out / "model.json").read_text(encoding="utf-8")
 
 
 def test_wrong_requests_are_refused_before_training(store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:

@@ -84,13 +84,14 @@ def run(
     levels, log_p = _condition(request, card, model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
+    fast = bfloat16_pays(device)
     header = {
         "synthetic": True,
         "version": __version__,
         "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
         "classifier_sha256": card["classifiers"][rarities.slug(request.rarity)]["sha256"] if levels else None,
         "method": request.method,
-        "rarity": request.rarity if levels else None,
+        "rarity": rarities.without_folders(request.rarity) if levels else None,
         "wanted": request.wanted if levels else None,
         "levels": levels,
         "heights": list(request.heights),
@@ -98,13 +99,14 @@ def run(
         "sample": config.model_dump(mode="json"),
         "label_names": card["label_names"],
         "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
+        "bfloat16": fast,
         "audit": "not run",
     }
     building = out.with_name(f".{out.name}.building")
     journal = building / "journal.jsonl"
     rows = _resume(building, journal, header)
     strata = _strata_of_items(request, card)
-    net, size, fast = model.denoiser().to(device), model.recipe().prepare.size, bfloat16_pays(device)
+    net, size = model.denoiser().to(device), model.recipe().prepare.size
     done = {row["item"] for row in rows}
     todo = [item for item in range(request.count) if item not in done]
     for start in range(0, len(todo), request.batch):

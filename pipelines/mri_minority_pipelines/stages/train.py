@@ -64,7 +64,7 @@ def run(
     if part == "denoiser":
         return folder.card()
     columns: dict[str, torch.Tensor] = {}
-    made_from: dict[str, Any] = {"rarity": rarity}
+    made_from: dict[str, Any] = {"rarity": rarities.without_folders(rarity)}
     if rarity == "minority":
         work = out / ".training"
         work.mkdir(exist_ok=True)
