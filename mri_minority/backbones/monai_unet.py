@@ -79,8 +79,9 @@ class UNetDenoiser(nn.Module):
             )
         self.head = FullResolutionHead(features + 3 * channels, shape.head, channels, levels)
 
-    def c_out(self, sigma: Sigmas) -> Sigmas:
-        """Scale of the network's output: sigma * s / sqrt(sigma^2 + s^2), s the spread inside strata (EDM, Table 1)."""
+    def c_out(self, sigma: Sigmas) -> Tensor:
+        """Scale of the network's output (B, C): sigma s / sqrt(sigma^2 + s^2), s a channel's spread (EDM, Table 1)."""
+        sigma = self.groups.per_channel(sigma)
         return sigma * self.spread / (sigma**2 + self.spread**2).sqrt()
 
     def forward(self, x: Batch, sigma: Sigmas, stratum: Strata) -> Batch:
@@ -97,7 +98,7 @@ class UNetDenoiser(nn.Module):
         local_mean = functional.avg_pool2d(x, 5, stride=1, padding=2, count_include_pad=False)
         grain = (x - local_mean) / self.groups.spread(sigma).clamp(min=0.02)
         full = torch.cat([functional.pixel_shuffle(features, self.patch), c_in * x, start / SIGMA_DATA, grain], dim=1)
-        denoised: Tensor = start + self.groups.spread(self.c_out(sigma)) * self.head(full, noise_code).to(x)
+        denoised: Tensor = start + self.c_out(sigma)[:, :, None, None] * self.head(full, noise_code).to(x)
         return denoised
 
 
@@ -130,14 +131,11 @@ class FullResolutionHead(nn.Module):
 
 
 def _spread_in_strata(world: GaussianWorld) -> Tensor:
-    """Standard deviation of a pixel about its stratum's mean, per group, averaged over strata: float32 (G,)."""
-    height, width = world.mean.shape[2:]
-    pixels = [size * height * width for size in world.groups.sizes]
-    explained = torch.stack(
-        [
-            torch.einsum("dk,tkl,dl->t", block, world.covariance.double(), block) / count
-            for block, count in zip(world.basis.double().split(pixels), pixels, strict=True)
-        ],
-        dim=1,
-    )
-    return (explained + world.residual_variance.double()).mean(dim=0).sqrt().float()
+    """Standard deviation of a pixel about its stratum's mean, per channel, averaged over strata: float32 (C,).
+
+    No smaller than a 50th of the bits' range: a class that is hardly there must not outweigh the rest of the loss.
+    """
+    blocks = world.basis.double().chunk(world.groups.channels)
+    gram = torch.stack([block.T @ block for block in blocks]) / len(blocks[0])
+    explained = torch.einsum("ckl,tkl->tc", gram, world.covariance.double())
+    return (explained + world.residual_variance.double()).mean(dim=0).sqrt().clamp(min=0.02).float()

@@ -21,7 +21,7 @@ class GaussianWorld:
         mean: (T, C, H, W), one per stratum.
         basis: V as (C*H*W, K), orthonormal columns shared by all strata.
         covariance: C as (T, K, K), of the coefficients in each stratum; positive definite.
-        residual_variance: r^2 as (T, G): what the basis leaves, per channel group; positive.
+        residual_variance: r^2 as (T, C): what the basis leaves of each channel; positive.
         groups: Which channels share a noise level.
     """
 
@@ -38,7 +38,7 @@ class GaussianWorld:
         expected = {
             "basis": (channels * height * width, rank),
             "covariance": (strata, rank, rank),
-            "residual_variance": (strata, len(self.groups.sizes)),
+            "residual_variance": (strata, channels),
         }
         for name, shape in expected.items():
             if tuple(getattr(self, name).shape) != shape:
@@ -48,7 +48,7 @@ class GaussianWorld:
 class GaussianDenoiser(torch.nn.Module):
     """Posterior mean in a :class:`GaussianWorld`, for any noise level in each group.
 
-    With A = diag(r^2 + sigma^2) (constant within a group) and Woodbury's identity,
+    With A = diag(r^2 + sigma^2) (constant within a channel) and Woodbury's identity,
     ``c = (C^-1 + V^T A^-1 V)^-1 V^T A^-1 (x - mean)`` and
     ``D = mean + V c + r^2 / (r^2 + sigma^2) (x - mean - V c)``.
 
@@ -65,11 +65,10 @@ class GaussianDenoiser(torch.nn.Module):
     gram: Tensor
 
     def __init__(self, world: GaussianWorld) -> None:
-        """Precompute the inverse covariances and the groups' Gram matrices, in float64."""
+        """Precompute the inverse covariances and the channels' Gram matrices, in float64."""
         super().__init__()
         self.groups = world.groups
-        height, width = world.mean.shape[2:]
-        blocks = world.basis.double().split([size * height * width for size in world.groups.sizes])
+        blocks = world.basis.double().chunk(world.groups.channels)
         self.register_buffer("mean", world.mean.float(), persistent=False)
         self.register_buffer("basis", world.basis.float(), persistent=False)
         self.register_buffer("precision", torch.linalg.inv(world.covariance.double()), persistent=False)
@@ -79,14 +78,14 @@ class GaussianDenoiser(torch.nn.Module):
     def forward(self, x: Batch, sigma: Sigmas, stratum: Strata) -> Batch:
         """Return E[x_0 | x_sigma] (B, C, H, W); see the class for the formula."""
         residual = self.residual_variance[stratum]
-        total = residual + sigma.double() ** 2
+        total = residual + self.groups.per_channel(sigma.double() ** 2)
         centred = x - self.mean[stratum]
-        weight = self.groups.spread(1 / total).to(x.dtype)
+        weight = (1 / total)[:, :, None, None].to(x.dtype)
         projected = (weight * centred).flatten(1) @ self.basis
-        system = self.precision[stratum] + torch.einsum("bg,gij->bij", 1 / total, self.gram)
+        system = self.precision[stratum] + torch.einsum("bc,cij->bij", 1 / total, self.gram)
         coefficients = torch.linalg.solve(system, projected.double()[:, :, None])[:, :, 0].to(x.dtype)
         structure = (coefficients @ self.basis.T).view_as(x)
-        keep = self.groups.spread(residual / total).to(x.dtype)
+        keep = (residual / total)[:, :, None, None].to(x.dtype)
         denoised: Tensor = self.mean[stratum] + structure + keep * (centred - structure)
         return denoised
 
@@ -121,9 +120,8 @@ def fit_gaussian_world(
     basis = _leading_subspace(centred, rank, generator)
     coefficients = (centred @ basis).double()
     pooled = coefficients.T @ coefficients / len(slices)
-    sizes = [size * shape[1] * shape[2] for size in groups.sizes]
-    leftover = centred - centred @ basis @ basis.T
-    squared = torch.stack([(part**2).mean(dim=1) for part in leftover.split(sizes, dim=1)], dim=1).double()
+    leftover = (centred - centred @ basis @ basis.T).view_as(slices)
+    squared = (leftover**2).mean(dim=(2, 3)).double()
     covariances, residuals = [], []
     for t in range(strata):
         rows = coefficients[stratum == t]

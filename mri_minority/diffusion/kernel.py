@@ -26,10 +26,14 @@ class ChannelGroups:
         """All channels together."""
         return sum(self.sizes)
 
-    def spread(self, per_group: Sigmas) -> Tensor:
-        """Repeat one number per group over the group's channels: (B, G) -> (B, C, 1, 1)."""
+    def per_channel(self, per_group: Sigmas) -> Tensor:
+        """Repeat one number per group over the group's channels: (B, G) -> (B, C)."""
         sizes = torch.tensor(self.sizes, device=per_group.device)
-        return per_group.repeat_interleave(sizes, dim=1)[:, :, None, None]
+        return per_group.repeat_interleave(sizes, dim=1)
+
+    def spread(self, per_group: Sigmas) -> Tensor:
+        """Repeat one number per group over the group's channels and pixels: (B, G) -> (B, C, 1, 1)."""
+        return self.per_channel(per_group)[:, :, None, None]
 
     def mean(self, x: Batch) -> Tensor:
         """Average over each group's channels and pixels: (B, C, H, W) -> (B, G)."""

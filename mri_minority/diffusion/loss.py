@@ -51,10 +51,13 @@ def denoising_loss(
     sigma: Sigmas,
     carries_loss: Tensor,
     eps: Batch,
-    c_out: Sigmas,
+    c_out: Tensor,
     groups: ChannelGroups,
 ) -> Tensor:
     """Mean over items and groups of ||D - x_0||^2 / c_out^2 (EDM, Table 1: lambda = 1 / c_out^2).
+
+    c_out is a channel's own: a small structure varies little in absolute terms, and by one scale for all labels the
+    network would hardly be asked about it.
 
     Args:
         denoiser: The network being trained.
@@ -63,12 +66,12 @@ def denoising_loss(
         sigma: (B, G).
         carries_loss: bool (B, G); False for a group that is given.
         eps: Standard normal noise, as x_0.
-        c_out: The output scale (B, G) whose inverse square is the weight.
+        c_out: The output scale (B, C) whose inverse square is the weight.
         groups: Which channels share a noise level.
 
     Returns:
         A scalar, close to 1 for an untrained network, below it once it learns.
     """
-    error = groups.mean((denoiser(add_noise(x_0, sigma, eps, groups), sigma, stratum) - x_0) ** 2)
-    weighted = torch.where(carries_loss, error / c_out.to(error) ** 2, torch.zeros_like(error))
-    return weighted.sum() / carries_loss.sum()
+    error = denoiser(add_noise(x_0, sigma, eps, groups), sigma, stratum) - x_0
+    weighted = groups.mean((error / c_out.to(error)[:, :, None, None]) ** 2)
+    return torch.where(carries_loss, weighted, torch.zeros_like(weighted)).sum() / carries_loss.sum()
