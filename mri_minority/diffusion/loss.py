@@ -70,8 +70,9 @@ def denoising_loss(
         groups: Which channels share a noise level.
 
     Returns:
-        A scalar, close to 1 for an untrained network, below it once it learns.
+        A scalar, close to 1 for an untrained network where all groups carry loss, below it once it learns.
     """
     error = denoiser(add_noise(x_0, sigma, eps, groups), sigma, stratum) - x_0
     weighted = groups.mean((error / c_out.to(error)[:, :, None, None]) ** 2)
-    return torch.where(carries_loss, weighted, torch.zeros_like(weighted)).sum() / carries_loss.sum()
+    # A given group counts as zero, and not as absent: then the loss of a batch is the mean of its parts' losses.
+    return torch.where(carries_loss, weighted, torch.zeros_like(weighted)).mean()

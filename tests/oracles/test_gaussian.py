@@ -22,14 +22,14 @@ def random_world(seed: int, rank: int = 4) -> GaussianWorld:
         mean=torch.randn(2, *SHAPE, generator=generator),
         basis=basis,
         covariance=mix @ mix.mT + 0.1 * torch.eye(rank, dtype=torch.float64),
-        residual_variance=torch.tensor([[0.04, 0.3], [0.2, 0.01]], dtype=torch.float64),
+        residual_variance=torch.tensor([[0.04, 0.3, 0.05], [0.2, 0.01, 0.7]], dtype=torch.float64),
         groups=GROUPS,
     )
 
 
 def dense_covariance(world: GaussianWorld) -> Tensor:
     """V C V^T + diag(r^2) of every stratum, written out."""
-    pixels = torch.tensor(world.groups.sizes) * world.mean.shape[2] * world.mean.shape[3]
+    pixels = world.mean.shape[2] * world.mean.shape[3]
     residual = torch.diag_embed(world.residual_variance.double().repeat_interleave(pixels, dim=1))
     basis = world.basis.double()
     return basis @ world.covariance.double() @ basis.T + residual
@@ -58,7 +58,7 @@ def test_without_structure_it_is_edm_c_skip() -> None:
         mean=torch.zeros(1, *SHAPE),
         basis=torch.zeros(18, 0),
         covariance=torch.zeros(1, 0, 0),
-        residual_variance=torch.full((1, 2), sigma_data**2, dtype=torch.float64),
+        residual_variance=torch.full((1, 3), sigma_data**2, dtype=torch.float64),
         groups=GROUPS,
     )
     x = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -104,11 +104,11 @@ def test_fit_recovers_mean_and_covariance() -> None:
     assert ((fitted.mean - truth.mean).abs() < 5 * standard_error).all()
     for t in range(2):
         assert torch.linalg.matrix_norm(found[t] - wanted[t]) < 0.05 * torch.linalg.matrix_norm(wanted[t])
-    # What the basis leaves of the residual, and what leaks from one group into the other by taking the basis out.
+    # What the basis leaves of the residual, and what leaks from one channel into another by taking the basis out.
     rest = torch.eye(18) - truth.basis @ truth.basis.T
-    residual = torch.diag_embed(truth.residual_variance.repeat_interleave(torch.tensor([6, 12]), dim=1))
+    residual = torch.diag_embed(truth.residual_variance.repeat_interleave(6, dim=1))
     left = (rest @ residual @ rest).diagonal(dim1=1, dim2=2)
-    wanted_residual = torch.stack([left[:, :6].mean(dim=1), left[:, 6:].mean(dim=1)], dim=1)
+    wanted_residual = left.view(2, 3, 6).mean(dim=2)
     torch.testing.assert_close(fitted.residual_variance, wanted_residual, atol=0, rtol=0.03)
 
 
@@ -135,8 +135,7 @@ def test_fit_is_principal_components_with_shrinkage() -> None:
 
     left = within - top @ (top.T @ within @ top) @ top.T - top @ top.T @ within @ (torch.eye(18) - top @ top.T)
     left = left - (torch.eye(18) - top @ top.T) @ within @ top @ top.T
-    energy = left.diagonal(dim1=1, dim2=2)
-    wanted_residual = torch.stack([energy[:, :6].mean(dim=1), energy[:, 6:].mean(dim=1)], dim=1)
+    wanted_residual = left.diagonal(dim1=1, dim2=2).reshape(2, 3, 6).mean(dim=2)
     torch.testing.assert_close(fitted.residual_variance, wanted_residual, atol=1e-4, rtol=1e-3)
 
 

@@ -102,11 +102,11 @@ def loss_of(by: Tensor, carries: Tensor, c_out: Tensor) -> float:
 
 
 def test_weight_is_one_over_c_out_squared() -> None:
-    """By hand: errors 0.1 in the image, 0.2 and 0.4 in the labels, output scales 0.5 and 0.25."""
+    """By hand: errors 0.1 in the image, 0.2 and 0.4 in the labels, output scales 0.5, 0.25 and 0.1."""
     by, every = torch.tensor([[0.1, 0.2, 0.4]]), torch.ones(1, 2, dtype=torch.bool)
-    wanted = (0.1**2 / 0.5**2 + (0.2**2 + 0.4**2) / 2 / 0.25**2) / 2
-    assert loss_of(by, every, torch.tensor([[0.5, 0.25]])) == pytest.approx(wanted, rel=1e-5)
-    assert loss_of(by, every, torch.tensor([[1.0, 0.5]])) == pytest.approx(wanted / 4, rel=1e-5)
+    wanted = (0.1**2 / 0.5**2 + (0.2**2 / 0.25**2 + 0.4**2 / 0.1**2) / 2) / 2
+    assert loss_of(by, every, torch.tensor([[0.5, 0.25, 0.1]])) == pytest.approx(wanted, rel=1e-5)
+    assert loss_of(by, every, torch.tensor([[1.0, 0.5, 0.2]])) == pytest.approx(wanted / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [3.0, 1e8, float("nan")])
@@ -114,7 +114,7 @@ def test_a_given_group_carries_no_loss(wrong: float) -> None:
     """However wrong the denoiser is there; and the mean is over the groups that do carry loss."""
     by = torch.tensor([[0.1, wrong, wrong], [0.1, 0.2, 0.4]])
     carries = torch.tensor([[True, False], [True, True]])
-    c_out = torch.tensor([[0.5, 1e-3], [0.5, 0.25]])
+    c_out = torch.tensor([[0.5, 1e-3, 1e-3], [0.5, 0.25, 0.25]])
     wanted = (0.04 + 0.04 + 0.1 / 0.0625) / 3
     assert loss_of(by, carries, c_out) == pytest.approx(wanted, rel=1e-5)
 
@@ -130,7 +130,7 @@ def test_the_denoiser_sees_noised_slices() -> None:
         seen.append((x, sigma, stratum))
         return x
 
-    every, one = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 2)
+    every, one = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 3)
     found = denoising_loss(denoiser, x_0, stratum, sigma, every, eps, one, GROUPS)
     torch.testing.assert_close(seen[0][0], x_0 + spread * eps)
     assert torch.equal(seen[0][1], sigma)
@@ -143,11 +143,11 @@ def test_the_best_denoiser_of_structureless_data_has_loss_one(sigmas: tuple[floa
     """EDM's normalisation: posterior variance sigma^2 s^2 / (sigma^2 + s^2) is c_out^2."""
     s = 0.5
     world = GaussianWorld(
-        torch.zeros(1, 3, 4, 4), torch.zeros(48, 0), torch.zeros(1, 0, 0), torch.full((1, 2), s**2), GROUPS
+        torch.zeros(1, 3, 4, 4), torch.zeros(48, 0), torch.zeros(1, 0, 0), torch.full((1, 3), s**2), GROUPS
     )
     x_0, eps = torch.randn(2, 500, 3, 4, 4, generator=torch.Generator().manual_seed(6)).unbind()
     sigma = torch.tensor([sigmas]).expand(500, 2)
-    c_out = sigma * s / (sigma**2 + s**2).sqrt()
+    c_out = GROUPS.per_channel(sigma * s / (sigma**2 + s**2).sqrt())
     every, stratum = torch.ones(500, 2, dtype=torch.bool), torch.zeros(500, dtype=torch.long)
     found = denoising_loss(GaussianDenoiser(world), s * x_0, stratum, sigma, every, eps, c_out, GROUPS)
     assert float(found) == pytest.approx(1.0, abs=0.04)

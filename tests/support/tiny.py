@@ -19,13 +19,15 @@ TINY: dict[str, Any] = {
         "attention": [False, False],
         "head": 8,
         "batch": 4,
+        "precision": "float32",
         "max_steps": 12,
+        "log_steps": 1,
         "minutes": 60,
         "checkpoint_seconds": 0,
     },
     "score": {"draws": 2},
     "classifier": {"channels": [32, 32], "levels": 3, "batch": 4, "max_steps": 8, "minutes": 60},
-    "sample": {"steps": 3},
+    "sample": {"steps": 3, "precision": "float32"},
 }
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mri_minority.training.precision import autocast, bfloat16_pays
 from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import ScoreConfig
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 
 _BLOCK = 64
 
@@ -29,36 +31,44 @@ def lost_parts_of_store(
     device: torch.device,
     tell: Callable[[Event], None],
 ) -> torch.Tensor:
-    """What denoising loses of every slice, (N, draws, 1 + classes); resumes from finished shards in `work`."""
-    parts = []
-    strata = torch.as_tensor(store.strata())
-    fast = bfloat16_pays(device)
-    shard = 16 * _BLOCK
-    for start in range(0, len(store.rows), shard):
+    """What denoising loses of every slice, (N, draws, 1 + classes).
+
+    Works in shards, each a file in `work`: an interrupted run goes on, several processes share the shards.
+    """
+    fast, shard = bfloat16_pays(device), 16 * _BLOCK
+    total = len(store.rows)
+    pieces = []
+    for start in range(0, total, shard):
         file = work / f"score-{config.sigma:g}-{config.draws}-{config.seed}-{start:09d}.safetensors"
-        if not file.is_file():
-            blocks = []
-            for first in range(start, min(start + shard, len(store.rows)), _BLOCK):
-                index = np.arange(first, min(first + _BLOCK, len(store.rows)))
-                image, label = store.read(index)
-                x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names)).to(device)
-                with autocast(device, fast):
-                    lost = lost_parts(
-                        net,
-                        x_0,
-                        strata[index].to(device),
-                        config.sigma,
-                        index.tolist(),
-                        config.draws,
-                        config.seed,
-                        net.groups,
-                        channel_errors,
-                    )
-                blocks.append(lost.cpu())
-                tell(Event("score", int(index[-1]) + 1, len(store.rows), {}))
-            save_tensors(file, {"lost": torch.cat(blocks)}, {})
-        parts.append(load_tensors(file)[0]["lost"])
-    return torch.cat(parts)
+        index = np.arange(start, min(start + shard, total))
+        pieces.append(Piece(file, partial(_score_shard, config, net, store, index, file, device, fast)))
+    work_through(pieces, lambda done: tell(Event("score", min(done * shard, total), total, {})))
+    forget_locks(work)
+    return torch.cat([load_tensors(piece.result)[0]["lost"] for piece in pieces])
+
+
+def _score_shard(
+    config: ScoreConfig,
+    net: UNetDenoiser,
+    store: SliceStore,
+    index: np.ndarray,
+    file: Path,
+    device: torch.device,
+    fast: bool,
+) -> None:
+    strata, classes = torch.as_tensor(store.strata()), len(store.label_names)
+    blocks = []
+    for first in range(0, len(index), _BLOCK):
+        rows = index[first : first + _BLOCK]
+        image, label = store.read(rows)
+        x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), classes).to(device)
+        stratum, items = strata[rows].to(device), rows.tolist()
+        with autocast(device, fast):
+            lost = lost_parts(
+                net, x_0, stratum, config.sigma, items, config.draws, config.seed, net.groups, channel_errors
+            )
+        blocks.append(lost.cpu())
+    save_tensors(file, {"lost": torch.cat(blocks)}, {})
 
 
 def scores_of(config: ScoreConfig, parts: torch.Tensor, store: SliceStore) -> MinorityScores:
