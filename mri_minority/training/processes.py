@@ -9,12 +9,14 @@ _COUNTS = (("WORLD_SIZE", "LOCAL_WORLD_SIZE"), ("SLURM_NTASKS", "SLURM_NTASKS_PE
 """Environment variables of all processes and of those on this machine: torchrun's, then SLURM's."""
 
 
-def fabric_for(device: torch.device, bfloat16: bool) -> Fabric:
+def fabric_for(device: torch.device) -> Fabric:
     """The engine for this run: alone, or one of the processes that torchrun or srun started.
 
     Args:
         device: "cpu" or "cuda"; with several processes each takes its own GPU.
-        bfloat16: Mixed precision.
+
+    Mixed precision is not left to Fabric: it rounds the network's inputs to bfloat16, and a noisy slice at sigma 40
+    then has lost what it knew of the anatomy. See :mod:`mri_minority.training.precision`.
     """
     everywhere, here = _processes()
     fabric = Fabric(
@@ -22,7 +24,6 @@ def fabric_for(device: torch.device, bfloat16: bool) -> Fabric:
         devices=here,
         num_nodes=everywhere // here,
         strategy="ddp" if everywhere > 1 else "auto",
-        precision="bf16-mixed" if bfloat16 else "32-true",
     )
     fabric.launch()
     return fabric

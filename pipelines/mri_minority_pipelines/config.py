@@ -42,8 +42,9 @@ class DenoiserConfig(_Settings):
     blocks: int = 1
     head: int = 24
     precision: Precision = "auto"
-    noise_mean: float = -0.4
-    noise_std: float = 1.4
+    noise_mean: float = 0.0
+    noise_std: float = 1.6
+    scales: tuple[int, ...] = (1, 4, 16)
     batch: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
     learning_rate: float = 1e-3
@@ -76,6 +77,7 @@ class ClassifierConfig(_Settings):
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
     ema: float = 0.998
+    precision: Precision = "auto"
     minutes: float = Field(6.0, gt=0)
     checkpoint_seconds: float = Field(30.0, ge=0)
     log_steps: int = Field(25, ge=1)

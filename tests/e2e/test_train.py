@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def fabric() -> Fabric:
     """One process, full precision."""
-    return fabric_for(CPU, bfloat16=False)
+    return fabric_for(CPU)
 
 
 def loss_curve(model: Path) -> list[tuple[int, float]]:
@@ -59,7 +59,7 @@ def training(store: SliceStore, recipe: Path, out: Path) -> list[str]:
 def _train_in_child(config: DenoiserConfig, store: Path, out: Path) -> None:
     """What the killed processes run."""
     torch.set_num_threads(2)
-    train_denoiser.run(config, SliceStore(store), out, fabric_for(CPU, bfloat16=False), silent)
+    train_denoiser.run(config, SliceStore(store), out, fabric_for(CPU), silent)
 
 
 @pytest.mark.slow

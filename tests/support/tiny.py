@@ -26,7 +26,14 @@ TINY: dict[str, Any] = {
         "checkpoint_seconds": 0,
     },
     "score": {"draws": 2},
-    "classifier": {"channels": [32, 32], "levels": 3, "batch": 4, "max_steps": 8, "minutes": 60},
+    "classifier": {
+        "precision": "float32",
+        "channels": [32, 32],
+        "levels": 3,
+        "batch": 4,
+        "max_steps": 8,
+        "minutes": 60,
+    },
     "sample": {"steps": 3, "precision": "float32"},
 }
 

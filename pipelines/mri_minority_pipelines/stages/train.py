@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.minority.levels import LevelScale, fit_levels
 from mri_minority.slices.store import SliceStore
-from mri_minority.training.precision import wants_bfloat16
 from mri_minority.training.processes import fabric_for
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of
@@ -56,7 +55,7 @@ def run(
     slices_hash = sha256_of(store.folder / "slices.tsv")
     if rarity != "minority":
         scores = rarities.external_scores(rarity, store)  # a wrong name must fail before an hour of training
-    fabric = fabric_for(device, wants_bfloat16(recipe.denoiser.precision, device))
+    fabric = fabric_for(device)
     if (out / "model.json").is_file():
         if folder.card()["store_sha256"] != slices_hash:
             raise DataError(f"{out} is a model of other slices than {store.folder}; choose another --out")

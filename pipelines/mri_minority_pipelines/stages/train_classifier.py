@@ -23,6 +23,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import save_tensors
 from mri_minority.training.journal import Journal
 from mri_minority.training.loop import Budget, Plan, Progress, train
+from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority_pipelines.config import ClassifierConfig, frozen
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.stages.follow import follow
@@ -80,7 +81,8 @@ def run(
             seen.update(calibration(config, net, scale.levels, store, level))
             journal.numbers(progress.step, seconds=round(progress.seconds, 1), held_out=seen)
 
-    steps = train(fabric, net, _Loss(config, store, net, scale.levels, level), plan)
+    bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
+    steps = train(fabric, net, _Loss(config, store, net, scale.levels, level, bfloat16), plan)
     name = out.stem
     last = follow(fabric, net, steps, out.parent, name, budget.seconds, config.log_steps, report, tell)
     result = {**asdict(last), "held_out": seen}
@@ -95,12 +97,19 @@ class _Loss:
     """The classifier's loss on some rows of a step's batch, each with its own noise."""
 
     def __init__(
-        self, config: ClassifierConfig, store: SliceStore, net: NoisyEncoder, levels: int, level: torch.Tensor
+        self,
+        config: ClassifierConfig,
+        store: SliceStore,
+        net: NoisyEncoder,
+        levels: int,
+        level: torch.Tensor,
+        bfloat16: bool,
     ) -> None:
         index = store.indices("train")
         self.config, self.net, self.levels = config, net, levels
         self.batches = SliceBatches(store, index, config.batch, config.seed)
         self.level = level[torch.as_tensor(index)]
+        self.bfloat16 = bfloat16
         self.classes, self.device = len(store.label_names), next(net.parameters()).device
 
     def __call__(self, network: nn.Module, step: int, rows: slice) -> torch.Tensor:
@@ -112,7 +121,8 @@ class _Loss:
         sigma = log_sigma.exp().expand(-1, len(groups.sizes)).to(self.device)
         items = list(range(config.batch))[rows]
         eps = normal_for(config.seed, items, tuple(x_0.shape[1:]), "classifier noise", step).to(self.device)
-        outputs = network(add_noise(x_0, sigma, eps, groups), sigma, stratum.to(self.device))
+        with autocast(self.device, self.bfloat16):
+            outputs = network(add_noise(x_0, sigma, eps, groups), sigma, stratum.to(self.device))
         log_p = log_probabilities(config.head, outputs, self.levels)
         return level_loss(log_p, self.level[chosen].to(self.device)) * len(items) / config.batch
 

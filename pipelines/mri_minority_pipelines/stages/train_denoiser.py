@@ -27,6 +27,7 @@ from mri_minority.training.checkpoint import save_tensors
 from mri_minority.training.journal import Journal
 from mri_minority.training.loop import Budget, Plan, Progress, train
 from mri_minority.training.memory import check_memory, step_bytes
+from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.volumes.atomic import write_atomic
 from mri_minority_pipelines.config import DenoiserConfig, frozen
 from mri_minority_pipelines.events import Event
@@ -53,7 +54,9 @@ def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, te
     fabric.barrier()
     torch.manual_seed(config.seed)
     net = build_denoiser(load_world(out / "world.safetensors", len(store.label_names)), config).to(fabric.device)
-    loss_of = _Loss(config, store, net)
+    # The first process measures for all.
+    bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
+    loss_of = _Loss(config, store, net, bfloat16)
     micro_batch = min(config.micro_batch, config.batch // fabric.world_size)
     needed = step_bytes(net.train(), lambda: loss_of(net, 0, slice(1)), micro_batch)
     check_memory(needed, fabric.device, micro_batch)
@@ -84,8 +87,8 @@ def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, te
 class _Loss:
     """The loss of some rows of a step's batch; every slice's noise is its own, whoever computes it."""
 
-    def __init__(self, config: DenoiserConfig, store: SliceStore, net: UNetDenoiser) -> None:
-        self.config, self.net = config, net
+    def __init__(self, config: DenoiserConfig, store: SliceStore, net: UNetDenoiser, bfloat16: bool) -> None:
+        self.config, self.net, self.bfloat16 = config, net, bfloat16
         self.batches = SliceBatches(store, store.indices("train"), config.batch, config.seed)
         self.levels = NoiseLevels(config.noise_mean, config.noise_std)
         self.classes = len(store.label_names)
@@ -101,7 +104,9 @@ class _Loss:
         eps = normal_for(config.seed, items, tuple(x_0.shape[1:]), "noise", step).to(device)
         c_out = self.net.c_out(sigma)
         denoiser = cast(Denoiser, network)
-        loss = denoising_loss(denoiser, x_0, stratum.to(device), sigma, carries_loss, eps, c_out, groups)
+        stratum = stratum.to(device)
+        with autocast(device, self.bfloat16):
+            loss = denoising_loss(denoiser, x_0, stratum, sigma, carries_loss, eps, c_out, groups, config.scales)
         return loss * len(items) / config.batch
 
 
