@@ -113,7 +113,6 @@ def fit_gaussian_world(
     counts = torch.bincount(stratum, minlength=strata)
     if int(counts.min()) < 2:
         raise ValueError(f"every stratum needs two slices, got counts {counts.tolist()}")
-    shape = slices.shape[1:]
     mean = torch.stack([slices[stratum == t].mean(dim=0) for t in range(strata)])
     centred = (slices - mean[stratum]).flatten(1)
     rank = max(0, min(rank, len(slices) - strata - 1, centred.shape[1]))

@@ -140,7 +140,8 @@ def test_neighbouring_ranges_share_no_level_and_leave_none_out(levels: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "levels", "wanted"), [("30%-50%", 5, [1]), ("50%-70%", 5, [2]), ("0%-10%", 5, [0]), ("0%-100%", 3, [0, 1, 2])]
+    ("text", "levels", "wanted"),
+    [("30%-50%", 5, [1]), ("50%-70%", 5, [2]), ("0%-10%", 5, [0]), ("0%-100%", 3, [0, 1, 2])],
 )
 def test_a_middle_on_the_border_belongs_to_the_upper_range(text: str, levels: int, wanted: list[int]) -> None:
     if text == "0%-10%":  # the middle of level 0 is 10 %: it begins the next range

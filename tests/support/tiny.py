@@ -25,6 +25,7 @@ TINY: dict[str, Any] = {
     },
     "score": {"draws": 2},
     "classifier": {"channels": [32, 32], "levels": 3, "batch": 4, "max_steps": 8, "minutes": 60},
+    "discriminator": {"channels": [32, 32], "batch": 4, "max_steps": 4, "fakes": 6, "minutes": 60},
     "sample": {"steps": 3},
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,31 +13,21 @@ import numpy as np
 import torch
 
 from mri_minority import __version__
-from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.core.rng import generator_for
-from mri_minority.core.types import Batch, Sigmas, Strata
-from mri_minority.diffusion.denoiser import Denoiser
-from mri_minority.diffusion.guidance import Guided
-from mri_minority.diffusion.kernel import sigma_path
-from mri_minority.diffusion.sampling import draw_slices
-from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice
-from mri_minority.minority.heads import log_probabilities, log_probability_of
-from mri_minority.minority.target import wanted_levels
 from mri_minority.report.figures import contact_sheet
-from mri_minority.training.checkpoint import load_tensors
-from mri_minority.training.precision import autocast, bfloat16_pays
+from mri_minority.training.precision import bfloat16_pays
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines import rarity as rarities
-from mri_minority_pipelines.config import ClassifierConfig, SampleConfig
+from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
-from mri_minority_pipelines.model_folder import ModelFolder, load_world
-from mri_minority_pipelines.stages.train_classifier import build_classifier
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.samplers import Calls, Sampler, build_sampler
 
 _SHOWN = 32
 
@@ -48,7 +39,8 @@ class Request:
     Args:
         wanted: "rare", "common", a level, "rarest:5%", "50%-60%".
         rarity: Which of the model's classifiers guides.
-        method: "minority" or "ancestral" (no guidance).
+        method: "ancestral" (no guidance), "minority", "low-density", "self-guided", "boost-and-skip", or several of
+            the last four joined by +.
         count: How many slices.
         heights: Only strata whose middle lies between these normalised heights.
         seed: Of the whole set; item i depends on (seed, i) alone.
@@ -71,49 +63,53 @@ def run(
     out: Path,
     device: torch.device,
     tell: Callable[[Event], None],
+    bfloat16: bool | None = None,
 ) -> dict[str, Any]:
     """Draw slices and write them as NIfTI pairs with manifest, data card and contact sheet.
 
-    Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them.
+    Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them, in the
+    arithmetic in which it began.
+
+    Args:
+        request: What is wanted.
+        config: How slices are drawn.
+        model: The model.
+        out: The data set to make.
+        device: Where to compute.
+        tell: Receives progress.
+        bfloat16: Compute in bfloat16; None measures whether it pays here.
+
+    Returns:
+        Where the set is, the request, and the cost: slices drawn in this run, their seconds of sampling, and the
+        network calls that each of them took (0 when all were there already).
 
     Raises:
-        UsageError: The wanted class, rarity or heights do not exist in this model.
+        UsageError: The method, wanted class, rarity or heights do not exist in this model.
         DataError: `out` holds something, or the model folder is not one.
     """
     card = model.card()
-    levels, log_p = _condition(request, card, model, device)
+    sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
-    fast = bfloat16_pays(device)
-    header = {
-        "synthetic": True,
-        "version": __version__,
-        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
-        "classifier_sha256": card["classifiers"][rarities.slug(request.rarity)]["sha256"] if levels else None,
-        "method": request.method,
-        "rarity": rarities.without_folders(request.rarity) if levels else None,
-        "wanted": request.wanted if levels else None,
-        "levels": levels,
-        "heights": list(request.heights),
-        "seed": request.seed,
-        "sample": config.model_dump(mode="json"),
-        "label_names": card["label_names"],
-        "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
-        "bfloat16": fast,
-        "audit": "not run",
-    }
     building = out.with_name(f".{out.name}.building")
+    if bfloat16 is None:
+        bfloat16 = _begun_in(building)
+    fast = bfloat16_pays(device) if bfloat16 is None else bfloat16
+    header = _header(request, sampler, config, model, fast)
     journal = building / "journal.jsonl"
     rows = _resume(building, journal, header)
     strata = _strata_of_items(request, card)
     net, size = model.denoiser().to(device), model.recipe().prepare.size
     done = {row["item"] for row in rows}
     todo = [item for item in range(request.count) if item not in done]
+    calls, seconds = Calls(), 0.0
     for start in range(0, len(todo), request.batch):
         tell(Event("synthesize", len(rows), request.count, {}))
         items = todo[start : start + request.batch]
         stratum = strata[torch.as_tensor(items)]
-        states = _sample(request, config, size, net, log_p, items, stratum, device, fast)
+        begun = time.monotonic()
+        states, calls = sampler.draw(net, size, items, stratum, request.seed, device, fast)
+        seconds += time.monotonic() - begun
         fresh = list(_export(states, items, stratum, header, card, building))
         with journal.open("a", encoding="utf-8") as file:
             file.write(json.dumps(fresh) + "\n")
@@ -122,59 +118,37 @@ def run(
     rows = sorted((row for row in rows if row["item"] < request.count), key=lambda row: row["item"])
     _finish(request, rows, header, card, building)
     publish_folder(building, out)
-    return {"out": str(out), "slices": len(rows), **{k: header[k] for k in ("method", "rarity", "wanted", "seed")}}
+    return {
+        "out": str(out),
+        "slices": len(rows),
+        **{k: header[k] for k in ("method", "rarity", "wanted", "seed")},
+        "drawn_now": len(todo),
+        "seconds": round(seconds, 3),
+        "denoiser_calls": calls.denoiser,
+        "guidance_calls": calls.guidance,
+    }
 
 
-def _condition(
-    request: Request, card: dict[str, Any], model: ModelFolder, device: torch.device
-) -> tuple[list[int] | None, Callable[[Batch, Sigmas, Strata], torch.Tensor] | None]:
-    """The wanted levels and log p(wanted levels | x_sigma), or nothing for unguided sampling."""
-    if request.method == "ancestral":
-        return None, None
-    if request.method != "minority":
-        raise UsageError(f"expected --method minority or ancestral, found {request.method!r}")
-    name = rarities.slug(request.rarity)
-    entry = card["classifiers"].get(name)
-    if entry is None:
-        have = ", ".join(e["rarity"] for e in card["classifiers"].values()) or "none"
-        raise UsageError(
-            f"this model has no classifier for {request.rarity!r} (it has: {have}); run `mri-minority train` with "
-            f"--rarity {request.rarity} and the same --out"
-        )
-    wanted = wanted_levels(request.wanted, entry["levels"]).to(device)
-    config = ClassifierConfig.model_validate(entry["config"])
-    world = load_world(model.path / "world.safetensors", len(card["label_names"]))
-    net = build_classifier(world, config, entry["levels"])
-    net.load_state_dict(load_tensors(model.path / f"classifier-{name}.safetensors")[0])
-    net = net.to(device).eval().requires_grad_(False)
-
-    def log_p(x: Batch, sigma: Sigmas, stratum: Strata) -> torch.Tensor:
-        outputs = net(x, sigma, stratum)
-        every = log_probabilities(config.head, outputs, entry["levels"])
-        return log_probability_of(every, wanted.expand(len(x), -1))
-
-    return [int(i) for i in wanted.nonzero().ravel()], log_p
-
-
-def _sample(
-    request: Request,
-    config: SampleConfig,
-    size: tuple[int, int],
-    net: UNetDenoiser,
-    log_p: Callable[[Batch, Sigmas, Strata], torch.Tensor] | None,
-    items: list[int],
-    stratum: torch.Tensor,
-    device: torch.device,
-    fast: bool,
-) -> torch.Tensor:
-    """States (B, C, H, W) of some items."""
-    denoiser: Denoiser = net if log_p is None else Guided(net, log_p, config.guidance, net.groups, config.window)
-    path = sigma_path(config.sigma_max, config.sigma_min, config.steps, len(net.groups.sizes))
-    shape = (net.groups.channels, *size)
-    with autocast(device, fast):
-        return draw_slices(
-            denoiser, SOLVERS[config.solver], path, items, stratum, shape, request.seed, net.groups, device
-        ).cpu()
+def _header(request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool) -> dict[str, Any]:
+    """What the manifest says of the whole set."""
+    card = model.card()
+    return {
+        "synthetic": True,
+        "version": __version__,
+        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
+        **sampler.used,
+        "method": sampler.name,
+        "rarity": rarities.without_folders(request.rarity) if sampler.used["classifier_sha256"] else None,
+        "wanted": request.wanted if sampler.levels else None,
+        "levels": sampler.levels,
+        "heights": list(request.heights),
+        "seed": request.seed,
+        "sample": config.model_dump(mode="json"),
+        "label_names": card["label_names"],
+        "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
+        "bfloat16": fast,
+        "audit": "not run",
+    }
 
 
 def _export(
@@ -247,6 +221,17 @@ def pictures(folder: Path, manifest: dict[str, Any], most: int) -> tuple[np.ndar
 def _plane(path: Path) -> np.ndarray:
     """The single plane of an exported file (H, W)."""
     return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
+
+
+def _begun_in(building: Path) -> bool | None:
+    """The arithmetic of an interrupted run: measured again it could differ, and two halves would not match."""
+    said = building / "header.json"
+    if not said.is_file():
+        return None
+    try:
+        return bool(json.loads(said.read_text(encoding="utf-8"))["bfloat16"])
+    except (ValueError, KeyError):  # torn or of another version: the run is thrown away below
+        return None
 
 
 def _resume(building: Path, journal: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
