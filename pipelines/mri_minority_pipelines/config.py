@@ -58,7 +58,9 @@ class ScoreConfig(_Settings):
 
     sigma: float = Field(2.5, gt=0)
     draws: int = Field(4, ge=2)
-    distance: str = "balanced"
+    distance: str = Field("balanced", pattern=r"^(image|labels|both|balanced|st-lpips|file:.+)$")
+    distance_sha256: str | None = None
+    distance_file: Path | None = Field(None, exclude=True)  # where a person keeps things is not written down
     seed: int = 0
 
 
