@@ -1,13 +1,13 @@
 """train, last part: levels from scores, and the classifier that recognises them under noise."""
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from mri_minority.backbones.monai_encoder import EncoderShape, NoisyEncoder
 from mri_minority.core.errors import DataError
@@ -15,6 +15,7 @@ from mri_minority.core.rng import generator_for
 from mri_minority.diffusion.gaussian import GaussianWorld
 from mri_minority.diffusion.kernel import add_noise
 from mri_minority.diffusion.state import encode
+from mri_minority.minority.calibration import Calibration, calibration_of
 from mri_minority.minority.heads import level_loss, log_probabilities, outputs_of
 from mri_minority.minority.levels import LevelScale
 from mri_minority.slices.batches import SliceBatches
@@ -23,6 +24,7 @@ from mri_minority.training.checkpoint import load_run, save_run, save_tensors
 from mri_minority.training.ema import Ema
 from mri_minority.training.loop import Budget, Progress, adamw, optimise
 from mri_minority.training.precision import autocast, bfloat16_pays
+from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import LENGTH, ClassifierConfig
 from mri_minority_pipelines.events import Event
 
@@ -99,6 +101,8 @@ def run(
     held_out = store.indices("holdout")
     if len(held_out):
         report["held_out"] = calibration(config, net.eval(), scale.levels, store, held_out, level, device)
+        table = out.with_name(f"calibration-{out.stem.removeprefix('classifier-')}.tsv")
+        write_calibration(table, config, scale.levels, report["held_out"])
     save_tensors(out, dict(net.state_dict()), {"report": report})
     checkpoint.unlink(missing_ok=True)
     return report
@@ -114,8 +118,21 @@ def calibration(
     level: torch.Tensor,
     device: torch.device,
     most: int = 768,
-) -> dict[str, dict[str, float]]:
-    """Per noise level, on held-out subjects: mean log-likelihood (chance is -ln L) and AUROC of the top level."""
+) -> dict[str, dict[str, Any]]:
+    """Per noise level, on held-out subjects: what :class:`mri_minority.minority.calibration.Calibration` holds.
+
+    Any number of slices will do, fewer than a batch too.
+
+    Args:
+        config: Which head, and the seed of the noise.
+        net: The classifier, in evaluation mode.
+        levels: L.
+        store: The slices.
+        index: Positions of the held-out ones, at least one.
+        level: Level of every slice of the store (N,).
+        device: Where to compute.
+        most: Take so many, evenly spread, if there are more.
+    """
     index = index[np.linspace(0, len(index) - 1, min(most, len(index))).astype(int)]
     image, label = store.read(index)
     x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
@@ -130,14 +147,19 @@ def calibration(
             noisy = add_noise(x, noise_level, eps, net.groups).to(device)
             outputs = net(noisy, noise_level.to(device), stratum[start : start + 64].to(device))
             rows.append(log_probabilities(config.head, outputs.cpu(), levels))
-        log_p = torch.cat(rows)
-        top = truth == levels - 1
-        both = bool(top.any()) and not bool(top.all())
-        report[str(sigma)] = {
-            "log_likelihood": round(-float(level_loss(log_p, truth)), 4),
-            "auroc_top": round(float(roc_auc_score(top.numpy(), log_p[:, -1].numpy())), 4) if both else float("nan"),
-        }
+        found = asdict(calibration_of(torch.cat(rows), truth))
+        report[str(sigma)] = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
     return report
+
+
+def write_calibration(path: Path, config: ClassifierConfig, levels: int, report: dict[str, dict[str, Any]]) -> None:
+    """Write the calibration report as TSV, one line per noise level; `chance` is the log-likelihood of a guess."""
+    names = [field.name for field in fields(Calibration)]
+    lines = ["\t".join(["sigma", "head", "chance", *names])]
+    for sigma, found in report.items():
+        cells = ["" if found[name] is None else str(found[name]) for name in names]
+        lines.append("\t".join([sigma, config.head, f"{-math.log(levels):.4f}", *cells]))
+    write_text_atomic(path, "\n".join(lines) + "\n")
 
 
 def _frozen(config: ClassifierConfig) -> dict[str, object]:
