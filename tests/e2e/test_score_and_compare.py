@@ -210,6 +210,7 @@ def test_a_new_classifier_needs_a_new_discriminator_file(full_model: Path, tmp_p
         build_sampler("low-density", "rare", "minority", SAMPLE, ModelFolder(folder), CPU)
 
 
+@pytest.mark.slow
 def test_every_sampler_in_one_table(full_model: Path, store: SliceStore, tmp_path: Path) -> None:
     """Same strata for all, a row of real slices, counted calls, notes, a picture; run again it is the same."""
     out = tmp_path / "c"
