@@ -19,7 +19,7 @@ class GaussianWorld:
 
     Args:
         mean: (T, C, H, W), one per stratum.
-        basis: V as (C*H*W, K), orthonormal columns shared by all strata.
+        basis: V as (C*H*W, K), shared by all strata.
         covariance: C as (T, K, K), of the coefficients in each stratum; positive definite.
         residual_variance: r^2 as (T, C): what the basis leaves of each channel; positive.
         groups: Which channels share a noise level.
@@ -96,8 +96,10 @@ def fit_gaussian_world(
     """Fit mean, shared basis and coefficient covariances to clean slices.
 
     The basis is the leading principal subspace of all slices about their stratum's mean (randomised subspace
-    iteration); each stratum keeps its own coefficient covariance in it, shrunk towards the pooled one in
-    proportion rank / (rank + items), so that a thin stratum cannot invent directions.
+    iteration), with every channel in units of its own spread there: a small structure varies little in absolute terms,
+    and its size would be left to the residual, which counts as white noise. Each stratum keeps its own coefficient
+    covariance in that basis, shrunk towards the pooled one in proportion rank / (rank + items), so that a thin stratum
+    cannot invent directions.
 
     Args:
         slices: Clean slices (N, C, H, W).
@@ -114,12 +116,14 @@ def fit_gaussian_world(
     if int(counts.min()) < 2:
         raise ValueError(f"every stratum needs two slices, got counts {counts.tolist()}")
     mean = torch.stack([slices[stratum == t].mean(dim=0) for t in range(strata)])
-    centred = (slices - mean[stratum]).flatten(1)
+    centred = slices - mean[stratum]
+    spread = (centred**2).mean(dim=(0, 2, 3)).sqrt().clamp(min=1e-3)[:, None, None]
+    centred = (centred / spread).flatten(1)
     rank = max(0, min(rank, len(slices) - strata - 1, centred.shape[1]))
     basis = _leading_subspace(centred, rank, generator)
     coefficients = (centred @ basis).double()
     pooled = coefficients.T @ coefficients / len(slices)
-    leftover = (centred - centred @ basis @ basis.T).view_as(slices)
+    leftover = (centred - centred @ basis @ basis.T).view_as(slices) * spread
     squared = (leftover**2).mean(dim=(2, 3)).double()
     covariances, residuals = [], []
     for t in range(strata):
@@ -128,6 +132,7 @@ def fit_gaussian_world(
         covariances.append(trust * rows.T @ rows / len(rows) + (1 - trust) * pooled)
         residuals.append(squared[stratum == t].mean(dim=0).clamp(min=1e-6))
     ridge = 1e-6 * torch.eye(rank, dtype=torch.float64)
+    basis = (spread.expand_as(mean[0]).reshape(-1, 1) * basis).contiguous()
     return GaussianWorld(mean, basis, torch.stack(covariances) + ridge, torch.stack(residuals), groups)
 
 

@@ -45,10 +45,17 @@ def contact_sheet(
     columns: int = 8,
     zoom: int = 2,
 ) -> None:
-    """Write a PNG: for every group its slices plain, and below each the same slice with its labels outlined.
+    """Write :func:`sheet_pixels` as a PNG."""
+    sheet = Image.fromarray(sheet_pixels(rows, columns, zoom))
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def sheet_pixels(
+    rows: list[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.uint8]]], columns: int = 8, zoom: int = 2
+) -> npt.NDArray[np.uint8]:
+    """For every group its slices plain, and below each the same slice with its labels outlined: RGB (h, w, 3).
 
     Args:
-        path: Where the picture goes.
         rows: (title, images (n, H, W), labels (n, H, W)) for every group.
         columns: Slices beside one another.
         zoom: Screen pixels per slice pixel.
@@ -62,8 +69,7 @@ def contact_sheet(
             if labels.any():
                 pairs = zip(images[part], labels[part], strict=True)
                 bands.append(_strip([tile(i, m, zoom) for i, m in pairs], columns))
-    sheet = Image.fromarray(np.concatenate(bands, axis=0))
-    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
+    return np.concatenate(bands, axis=0)
 
 
 def _strip(tiles: list[npt.NDArray[np.uint8]], columns: int) -> npt.NDArray[np.uint8]:

@@ -31,9 +31,12 @@ class SliceBatches:
             image, label = store.read(index)
             self._cache = (image.astype(np.float16), label)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Batch of a step: image (B, H, W) float32, label (B, H, W) uint8, stratum (B,), position in index (B,)."""
-        chosen = torch.randint(len(self.index), (self.batch,), generator=generator_for(self.seed, "batch", step))
+    def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Batch of a step: image (B, H, W) float32, label (B, H, W) uint8, stratum (B,), position in index (B,).
+
+        With `rows`, only those of the batch.
+        """
+        chosen = torch.randint(len(self.index), (self.batch,), generator=generator_for(self.seed, "batch", step))[rows]
         if self._cache is not None:
             image = torch.as_tensor(self._cache[0][chosen.numpy()]).float()
             label = torch.as_tensor(self._cache[1][chosen.numpy()])

@@ -1,5 +1,8 @@
 """Exponential moving average of weights: what is kept of a training run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,21 @@ class Ema:
         names = list(self.values)
         with torch.no_grad():
             torch._foreach_lerp_([self.values[n] for n in names], [parameters[n].detach() for n in names], 1 - decay)
+
+    @contextmanager
+    def in_place_of_weights(self, module: nn.Module) -> Iterator[None]:
+        """Within the block the module evaluates with the averaged weights; afterwards all is as before."""
+        weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        training = module.training
+        self.copy_to(module)
+        module.eval()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in module.named_parameters():
+                    parameter.copy_(weights[name])
+            module.train(training)
 
     def copy_to(self, module: nn.Module) -> None:
         """Put the averaged weights into a module of the same kind."""

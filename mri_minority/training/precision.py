@@ -12,6 +12,11 @@ def autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[obj
     return torch.autocast(device_type=device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
+def wants_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16: as said, or ("auto") where it pays."""
+    return bfloat16_pays(device) if precision == "auto" else precision == "bfloat16"
+
+
 def bfloat16_pays(device: torch.device) -> bool:
     """Time forward and backward of a convolution in both precisions; True if bfloat16 wins by a tenth."""
     layer = nn.Conv2d(64, 64, 3, padding=1, device=device)

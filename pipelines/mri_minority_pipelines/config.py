@@ -2,12 +2,15 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mri_minority.core.errors import UsageError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Arithmetic of the networks; "auto" measures at the start which is faster here."""
 
 
 class _Settings(BaseModel):
@@ -38,19 +41,20 @@ class DenoiserConfig(_Settings):
     attention: tuple[bool, ...] = (False, False, True)
     blocks: int = 1
     head: int = 24
-    noise_mean: float = -0.4
-    noise_std: float = 1.4
-    batch: int = 16
+    precision: Precision = "auto"
+    noise_mean: float = 0.0
+    noise_std: float = 1.6
+    scales: tuple[int, ...] = (1, 4, 16)
+    batch: int = Field(16, ge=1)
+    micro_batch: int = Field(16, ge=1)
     learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
     ema: float = 0.9995
     minutes: float = Field(60.0, gt=0)
     checkpoint_seconds: float = Field(60.0, ge=0)
+    log_steps: int = Field(25, ge=1)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
-
-
-LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds"})
-"""Settings that a training run in progress may change; every other one belongs to its checkpoint."""
 
 
 class ScoreConfig(_Settings):
@@ -70,11 +74,15 @@ class ClassifierConfig(_Settings):
     levels: int = Field(10, ge=2)
     channels: tuple[int, ...] = (32, 64, 96)
     head: Literal["ordinal", "softmax"] = "ordinal"
-    batch: int = 32
+    batch: int = Field(32, ge=1)
+    micro_batch: int = Field(32, ge=1)
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
+    ema: float = 0.998
+    precision: Precision = "auto"
     minutes: float = Field(6.0, gt=0)
     checkpoint_seconds: float = Field(30.0, ge=0)
+    log_steps: int = Field(25, ge=1)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
 
@@ -84,12 +92,24 @@ class DiscriminatorConfig(_Settings):
 
     fakes: int = Field(256, ge=2)
     channels: tuple[int, ...] = (32, 64, 96)
-    batch: int = Field(32, ge=2)
+    batch: int = Field(32, ge=2, multiple_of=2)
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
+    ema: float = 0.998
+    precision: Precision = "auto"
     minutes: float = Field(6.0, gt=0)
+    checkpoint_seconds: float = Field(30.0, ge=0)
     max_steps: int = Field(2_000, ge=1)
     seed: int = 0
+
+
+LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "micro_batch"})
+"""Settings that a training run in progress may change; every other one belongs to its checkpoint."""
+
+
+def frozen(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig) -> dict[str, Any]:
+    """The settings that a run in progress may not change."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if key not in LENGTH}
 
 
 class SampleConfig(_Settings):
@@ -101,6 +121,7 @@ class SampleConfig(_Settings):
     sigma_min: float = Field(0.02, gt=0)
     guidance: float = Field(6.0, ge=0)
     window: tuple[float, float] = (0.0, 1e9)
+    precision: Precision = "auto"
     self_guidance: float = Field(0.4, ge=0)
     self_sigma: float = Field(2.5, gt=0)
     self_every: int = Field(4, ge=1)

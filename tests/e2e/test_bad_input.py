@@ -71,7 +71,7 @@ def test_a_validation_set_smaller_than_a_batch(head: str, count: int, model: Pat
         net.body.out[3] = torch.nn.Linear(512, entry["levels"])  # type: ignore[index, operator]
     level = torch.zeros(len(store.rows), dtype=torch.long)
     with torch.no_grad():
-        report = calibration(config, net, entry["levels"], store, store.indices("holdout")[:count], level, CPU)
+        report = calibration(config, net, entry["levels"], store, level, count)
     for found in report.values():
         assert found["items"] == count
         assert found["auroc_top"] is None

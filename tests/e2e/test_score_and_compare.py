@@ -147,7 +147,7 @@ def test_the_calibration_report(model: Path) -> None:
 
 
 ASKED = compare.Comparison((), "rare", "minority", "", 5, (0.0, 1.0), 3)
-SAMPLE = SampleConfig(steps=3, skip=0.4, self_every=2)
+SAMPLE = SampleConfig(steps=3, skip=0.4, self_every=2, precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_low_density_draws(full_model: Path, tmp_path: Path) -> None:
     def draw(name: str, method: str, **changes: object) -> dict[str, object]:
         request = synthesize.Request("rare", "minority", method, 3, (0.0, 1.0), 1)
         config = SAMPLE.model_copy(update=changes)
-        synthesize.run(request, config, ModelFolder(full_model), tmp_path / name, CPU, silent, False)
+        synthesize.run(request, config, ModelFolder(full_model), tmp_path / name, CPU, silent)
         return read_manifest(tmp_path / name)
 
     plain, pushed = draw("plain", "ancestral"), draw("pushed", "low-density")

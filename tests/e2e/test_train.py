@@ -2,91 +2,151 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from lightning_fabric import Fabric
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
-from mri_minority_pipelines.config import Recipe
+from mri_minority.training.processes import fabric_for
+from mri_minority_pipelines.config import DenoiserConfig, Recipe
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import train, train_denoiser
-from tests.support.tiny import silent
+from tests.support.tiny import TINY, silent
 
 CPU = torch.device("cpu")
 
 
-def test_interrupted_training_equals_uninterrupted(
-    store: SliceStore, recipe: Recipe, model: Path, tmp_path: Path
-) -> None:
-    """Stopped after every third step and repeated, the weights are the same bit for bit."""
-    out = tmp_path / "model"
-    steps = 0
+@pytest.fixture
+def fabric() -> Fabric:
+    """One process, full precision."""
+    return fabric_for(CPU)
 
-    def stop(loss: torch.Tensor) -> None:
-        raise KeyboardInterrupt
 
-    for _ in range(8):
-        limited = recipe.denoiser.model_copy(update={"max_steps": recipe.denoiser.max_steps})
-        original, count = train_denoiser.denoising_loss, 0
+def loss_curve(model: Path) -> list[tuple[int, float]]:
+    """(step, loss) of every step that the denoiser's journal holds."""
+    log = model / "denoiser_log.jsonl"
+    # What follows the last line feed is being written.
+    lines = log.read_text(encoding="utf-8").split("\n")[:-1] if log.is_file() else []
+    return [(entry["step"], entry["loss"]) for entry in map(json.loads, lines) if "loss" in entry]
 
-        def limited_loss(*args: object, **kwargs: object) -> torch.Tensor:
-            nonlocal count
-            count += 1
-            if count > 3:
-                raise KeyboardInterrupt
-            return original(*args, **kwargs)  # noqa: B023
 
-        train_denoiser.denoising_loss = limited_loss  # type: ignore[assignment]
-        try:
-            train_denoiser.run(limited, store, out, CPU, silent)
-            break
-        except KeyboardInterrupt:
-            steps += 1
-        finally:
-            train_denoiser.denoising_loss = original
-    assert steps >= 3, "the run must really have been interrupted"
-    ours, _ = load_tensors(out / "denoiser.safetensors")
-    theirs, _ = load_tensors(model / "denoiser.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert not (out / ".training" / "denoiser.safetensors").exists()
+def same_weights(ours: Path, theirs: Path) -> bool:
+    """Whether two denoisers are equal bit for bit."""
+    a, b = (load_tensors(model / "denoiser.safetensors")[0] for model in (ours, theirs))
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def training(store: SliceStore, recipe: Path, out: Path) -> list[str]:
+    """The command that trains a denoiser."""
+    return [
+        *(sys.executable, "-m", "mri_minority_cli", "train", str(store.folder), "--out", str(out)),
+        *("--recipe", str(recipe), "--stage", "denoiser", "--device", "cpu"),
+    ]
+
+
+def _train_in_child(config: DenoiserConfig, store: Path, out: Path) -> None:
+    """What the killed processes run."""
+    torch.set_num_threads(2)
+    train_denoiser.run(config, SliceStore(store), out, fabric_for(CPU), silent)
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on(store: SliceStore, recipe_file: Path, model: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of training; the same command then finishes with the same weights."""
+def test_killed_twenty_times_the_loss_curve_is_the_same(
+    store: SliceStore, recipe: Recipe, fabric: Fabric, tmp_path: Path
+) -> None:
+    """SIGKILL at 20 random moments, and the same call again: the same losses and weights as in one go, bit for bit."""
+    config = recipe.denoiser.model_copy(update={"max_steps": 120})
+    train_denoiser.run(config, store, tmp_path / "in one go", fabric, silent)
+    out = tmp_path / "in pieces"
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["mri_minority_pipelines.stages.train_denoiser", "tests.e2e.test_train"])
+    moments = random.Random(5)
+    for step in sorted(moments.sample(range(2, 100), 20)):
+        child = processes.Process(target=_train_in_child, args=(config, store.folder, out))
+        child.start()
+        while child.exitcode is None and len(loss_curve(out)) < step:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.03))
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, "it must not have ended by itself"
+    train_denoiser.run(config, store, out, fabric, silent)
+    assert loss_curve(out) == loss_curve(tmp_path / "in one go")
+    assert [step for step, _ in loss_curve(out)] == list(range(1, 121))
+    assert same_weights(out, tmp_path / "in one go")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_with_a_checkpoint(
+    store: SliceStore, recipe: Recipe, model: Path, number: signal.Signals, tmp_path: Path
+) -> None:
+    """Asked to stop, the command writes where it is, exits with 130, and goes on when repeated."""
     out = tmp_path / "model"
-    command = [sys.executable, "-m", "mri_minority_cli", "train", str(store.folder), "--out", str(out)]
-    command += ["--recipe", str(recipe_file), "--stage", "denoiser", "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-    checkpoint = out / ".training" / "denoiser.safetensors"
+    settings = TINY | {"denoiser": TINY["denoiser"] | {"checkpoint_seconds": 1e6, "max_steps": 100_000}}
+    endless = tmp_path / "endless.yaml"
+    endless.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    run = subprocess.Popen(training(store, endless, out), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and first.poll() is None and time.monotonic() < deadline:
+    while not (out / "denoiser_log.jsonl").exists() and run.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    assert checkpoint.exists()
-    assert not (out / "model.json").exists()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=environment)
-    ours, _ = load_tensors(out / "denoiser.safetensors")
-    theirs, _ = load_tensors(model / "denoiser.safetensors")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    run.send_signal(number)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert "the same command goes on from here" in said
+    _, notes = load_tensors(out / ".training" / "denoiser.safetensors")
+    assert notes["step"] >= 1
 
 
-def test_training_lowers_the_held_out_error(store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_train_like_one(store: SliceStore, recipe_file: Path, model: Path, tmp_path: Path) -> None:
+    """torchrun with two gloo processes: the same global batch, the same losses and weights up to rounding."""
+    out = tmp_path / "model"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        *training(store, recipe_file, out)[1:],
+    ]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    ours, theirs = loss_curve(out), loss_curve(model)
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-5)
+    a, b = (load_tensors(m / "denoiser.safetensors")[0] for m in (out, model))
+    for name in b:
+        torch.testing.assert_close(a[name], b[name], atol=2e-5, rtol=1e-3)
+
+
+def test_accumulating_gradients_changes_nothing(
+    store: SliceStore, recipe: Recipe, model: Path, fabric: Fabric, tmp_path: Path
+) -> None:
+    """A batch of four in one go, or slice by slice."""
+    config = recipe.denoiser.model_copy(update={"micro_batch": 1})
+    train_denoiser.run(config, store, tmp_path, fabric, silent)
+    ours, theirs = loss_curve(tmp_path), loss_curve(model)
+    assert [loss for _, loss in ours] == pytest.approx([loss for _, loss in theirs], rel=1e-5)
+
+
+def test_training_lowers_the_held_out_error(store: SliceStore, recipe: Recipe, fabric: Fabric, tmp_path: Path) -> None:
     """Four hundred steps beat two at low noise, where the Gaussian start knows least."""
     errors = []
     for steps in (2, 400):
         config = recipe.denoiser.model_copy(update={"max_steps": steps, "checkpoint_seconds": 1e9})
-        train_denoiser.run(config, store, tmp_path / str(steps), CPU, silent)
+        train_denoiser.run(config, store, tmp_path / str(steps), fabric, silent)
         errors.append(load_tensors(tmp_path / str(steps) / "denoiser.safetensors")[1]["rmse"]["0.1"][0])
     assert errors[1] < 0.95 * errors[0]
 

@@ -22,17 +22,22 @@ def random_world(seed: int, rank: int = 4) -> GaussianWorld:
         mean=torch.randn(2, *SHAPE, generator=generator),
         basis=basis,
         covariance=mix @ mix.mT + 0.1 * torch.eye(rank, dtype=torch.float64),
-        residual_variance=torch.tensor([[0.04, 0.3], [0.2, 0.01]], dtype=torch.float64),
+        residual_variance=torch.tensor([[0.04, 0.3, 0.05], [0.2, 0.01, 0.7]], dtype=torch.float64),
         groups=GROUPS,
     )
 
 
 def dense_covariance(world: GaussianWorld) -> Tensor:
     """V C V^T + diag(r^2) of every stratum, written out."""
-    pixels = torch.tensor(world.groups.sizes) * world.mean.shape[2] * world.mean.shape[3]
+    pixels = world.mean.shape[2] * world.mean.shape[3]
     residual = torch.diag_embed(world.residual_variance.double().repeat_interleave(pixels, dim=1))
     basis = world.basis.double()
     return basis @ world.covariance.double() @ basis.T + residual
+
+
+def scale_of_channels(variance: Tensor) -> Tensor:
+    """Spread of each pixel's channel (18,), from the variances of all pixels."""
+    return variance.view(3, 6).mean(dim=1).sqrt().repeat_interleave(6)
 
 
 def dense(world: GaussianWorld) -> DenseGaussian:
@@ -58,7 +63,7 @@ def test_without_structure_it_is_edm_c_skip() -> None:
         mean=torch.zeros(1, *SHAPE),
         basis=torch.zeros(18, 0),
         covariance=torch.zeros(1, 0, 0),
-        residual_variance=torch.full((1, 2), sigma_data**2, dtype=torch.float64),
+        residual_variance=torch.full((1, 3), sigma_data**2, dtype=torch.float64),
         groups=GROUPS,
     )
     x = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -104,11 +109,13 @@ def test_fit_recovers_mean_and_covariance() -> None:
     assert ((fitted.mean - truth.mean).abs() < 5 * standard_error).all()
     for t in range(2):
         assert torch.linalg.matrix_norm(found[t] - wanted[t]) < 0.05 * torch.linalg.matrix_norm(wanted[t])
-    # What the basis leaves of the residual, and what leaks from one group into the other by taking the basis out.
-    rest = torch.eye(18) - truth.basis @ truth.basis.T
-    residual = torch.diag_embed(truth.residual_variance.repeat_interleave(torch.tensor([6, 12]), dim=1))
-    left = (rest @ residual @ rest).diagonal(dim1=1, dim2=2)
-    wanted_residual = torch.stack([left[:, :6].mean(dim=1), left[:, 6:].mean(dim=1)], dim=1)
+    # What the basis leaves of the residual: it is taken out by least squares in units of each channel's spread.
+    unit = scale_of_channels(wanted.mean(dim=0).diagonal())
+    basis = torch.linalg.qr(truth.basis / unit[:, None]).Q
+    rest = (torch.eye(18) - basis @ basis.T) / unit
+    residual = torch.diag_embed(truth.residual_variance.repeat_interleave(6, dim=1))
+    left = (rest @ residual @ rest.T).diagonal(dim1=1, dim2=2) * unit**2
+    wanted_residual = left.view(2, 3, 6).mean(dim=2)
     torch.testing.assert_close(fitted.residual_variance, wanted_residual, atol=0, rtol=0.03)
 
 
@@ -122,9 +129,11 @@ def test_fit_is_principal_components_with_shrinkage() -> None:
 
     rows = slices.double().flatten(1)
     centred = torch.cat([rows[:9] - rows[:9].mean(dim=0), rows[9:] - rows[9:].mean(dim=0)])
+    unit = scale_of_channels((centred**2).mean(dim=0))
+    centred = centred / unit
     _values, vectors = torch.linalg.eigh(centred.T @ centred / 30)
     top = vectors[:, -3:]
-    basis = fitted.basis.double()
+    basis = fitted.basis.double() / unit[:, None]
     torch.testing.assert_close(basis @ basis.T, top @ top.T, atol=1e-4, rtol=0)
 
     within = torch.stack([centred[:9].T @ centred[:9] / 9, centred[9:].T @ centred[9:] / 21])
@@ -135,8 +144,7 @@ def test_fit_is_principal_components_with_shrinkage() -> None:
 
     left = within - top @ (top.T @ within @ top) @ top.T - top @ top.T @ within @ (torch.eye(18) - top @ top.T)
     left = left - (torch.eye(18) - top @ top.T) @ within @ top @ top.T
-    energy = left.diagonal(dim1=1, dim2=2)
-    wanted_residual = torch.stack([energy[:, :6].mean(dim=1), energy[:, 6:].mean(dim=1)], dim=1)
+    wanted_residual = (left.diagonal(dim1=1, dim2=2) * unit**2).reshape(2, 3, 6).mean(dim=2)
     torch.testing.assert_close(fitted.residual_variance, wanted_residual, atol=1e-4, rtol=1e-3)
 
 

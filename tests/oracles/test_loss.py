@@ -102,20 +102,20 @@ def loss_of(by: Tensor, carries: Tensor, c_out: Tensor) -> float:
 
 
 def test_weight_is_one_over_c_out_squared() -> None:
-    """By hand: errors 0.1 in the image, 0.2 and 0.4 in the labels, output scales 0.5 and 0.25."""
+    """By hand: errors 0.1 in the image, 0.2 and 0.4 in the labels, output scales 0.5, 0.25 and 0.1."""
     by, every = torch.tensor([[0.1, 0.2, 0.4]]), torch.ones(1, 2, dtype=torch.bool)
-    wanted = (0.1**2 / 0.5**2 + (0.2**2 + 0.4**2) / 2 / 0.25**2) / 2
-    assert loss_of(by, every, torch.tensor([[0.5, 0.25]])) == pytest.approx(wanted, rel=1e-5)
-    assert loss_of(by, every, torch.tensor([[1.0, 0.5]])) == pytest.approx(wanted / 4, rel=1e-5)
+    wanted = (0.1**2 / 0.5**2 + (0.2**2 / 0.25**2 + 0.4**2 / 0.1**2) / 2) / 2
+    assert loss_of(by, every, torch.tensor([[0.5, 0.25, 0.1]])) == pytest.approx(wanted, rel=1e-5)
+    assert loss_of(by, every, torch.tensor([[1.0, 0.5, 0.2]])) == pytest.approx(wanted / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [3.0, 1e8, float("nan")])
 def test_a_given_group_carries_no_loss(wrong: float) -> None:
-    """However wrong the denoiser is there; and the mean is over the groups that do carry loss."""
+    """However wrong the denoiser is there; it counts as zero, so that a loss is the mean of its parts' losses."""
     by = torch.tensor([[0.1, wrong, wrong], [0.1, 0.2, 0.4]])
     carries = torch.tensor([[True, False], [True, True]])
-    c_out = torch.tensor([[0.5, 1e-3], [0.5, 0.25]])
-    wanted = (0.04 + 0.04 + 0.1 / 0.0625) / 3
+    c_out = torch.tensor([[0.5, 1e-3, 1e-3], [0.5, 0.25, 0.25]])
+    wanted = (0.04 + 0.04 + 0.1 / 0.0625) / 4
     assert loss_of(by, carries, c_out) == pytest.approx(wanted, rel=1e-5)
 
 
@@ -130,7 +130,7 @@ def test_the_denoiser_sees_noised_slices() -> None:
         seen.append((x, sigma, stratum))
         return x
 
-    every, one = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 2)
+    every, one = torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 3)
     found = denoising_loss(denoiser, x_0, stratum, sigma, every, eps, one, GROUPS)
     torch.testing.assert_close(seen[0][0], x_0 + spread * eps)
     assert torch.equal(seen[0][1], sigma)
@@ -143,18 +143,18 @@ def test_the_best_denoiser_of_structureless_data_has_loss_one(sigmas: tuple[floa
     """EDM's normalisation: posterior variance sigma^2 s^2 / (sigma^2 + s^2) is c_out^2."""
     s = 0.5
     world = GaussianWorld(
-        torch.zeros(1, 3, 4, 4), torch.zeros(48, 0), torch.zeros(1, 0, 0), torch.full((1, 2), s**2), GROUPS
+        torch.zeros(1, 3, 4, 4), torch.zeros(48, 0), torch.zeros(1, 0, 0), torch.full((1, 3), s**2), GROUPS
     )
     x_0, eps = torch.randn(2, 500, 3, 4, 4, generator=torch.Generator().manual_seed(6)).unbind()
     sigma = torch.tensor([sigmas]).expand(500, 2)
-    c_out = sigma * s / (sigma**2 + s**2).sqrt()
+    c_out = GROUPS.per_channel(sigma * s / (sigma**2 + s**2).sqrt())
     every, stratum = torch.ones(500, 2, dtype=torch.bool), torch.zeros(500, dtype=torch.long)
     found = denoising_loss(GaussianDenoiser(world), s * x_0, stratum, sigma, every, eps, c_out, GROUPS)
     assert float(found) == pytest.approx(1.0, abs=0.04)
 
 
 def test_loss_has_the_gradient_of_its_formula() -> None:
-    """d/dmu of a Gaussian world's loss, at one item: 2 (D - x_0) (1 - k) / c_out^2, averaged."""
+    """d/dmu of a Gaussian world's loss, at one item: 2 (D - x_0) (1 - k) / c_out^2, averaged; one of three carries none."""
     mu = torch.tensor(0.7, requires_grad=True)
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(7)).unbind()
     sigma, c_out, groups = torch.full((3, 1), 2.0), torch.full((3, 1), 0.4), ChannelGroups((1,))
@@ -164,4 +164,35 @@ def test_loss_has_the_gradient_of_its_formula() -> None:
     (found,) = torch.autograd.grad(loss, mu)
     k = 0.25 / 4.25
     error = (mu + k * (x_0 + 2 * eps - mu) - x_0).detach()[[0, 2]]
-    torch.testing.assert_close(found, (2 * error * (1 - k) / 0.16).mean())
+    torch.testing.assert_close(found, 2 / 3 * (2 * error * (1 - k) / 0.16).mean())
+
+
+def test_scales_weigh_block_averages() -> None:
+    """Errors +-1 that cancel in blocks of two leave only the finest scale; constant ones count s times at scale s."""
+    x_0, every = torch.zeros(1, 3, 4, 4), torch.ones(1, 2, dtype=torch.bool)
+    checkers = (-1.0) ** (torch.arange(4)[:, None] + torch.arange(4))
+
+    def loss(error: Tensor) -> float:
+        sigma, c_out = torch.ones(1, 2), torch.full((1, 3), 0.5)
+        return float(
+            denoising_loss(
+                lambda x, s, t: x_0 + error, x_0, no_strata(x_0), sigma, every, x_0, c_out, GROUPS, (1, 2, 4)
+            )
+        )
+
+    assert loss(checkers) == pytest.approx(4 / 3)
+    assert loss(torch.ones(4, 4)) == pytest.approx((4 + 2 * 4 + 4 * 4) / 3)
+
+
+def test_scales_do_not_move_the_minimum() -> None:
+    """The average of the posterior means stays the best constant guess, whatever the scales."""
+    x_0 = torch.randn(400, 3, 4, 4, generator=torch.Generator().manual_seed(8))
+    guess = x_0.mean(dim=0).requires_grad_()
+    every, sigma, c_out = torch.ones(400, 2, dtype=torch.bool), torch.ones(400, 2), torch.full((400, 3), 0.3)
+
+    def constant(x: Tensor, sigma: Tensor, stratum: Tensor) -> Tensor:
+        return guess.expand_as(x)
+
+    denoising_loss(constant, x_0, no_strata(x_0), sigma, every, x_0, c_out, GROUPS, (1, 2, 4)).backward()
+    assert guess.grad is not None
+    torch.testing.assert_close(guess.grad, torch.zeros_like(guess.grad), atol=1e-5, rtol=0)

@@ -19,14 +19,30 @@ TINY: dict[str, Any] = {
         "attention": [False, False],
         "head": 8,
         "batch": 4,
+        "precision": "float32",
         "max_steps": 12,
+        "log_steps": 1,
         "minutes": 60,
         "checkpoint_seconds": 0,
     },
     "score": {"draws": 2},
-    "classifier": {"channels": [32, 32], "levels": 3, "batch": 4, "max_steps": 8, "minutes": 60},
-    "discriminator": {"channels": [32, 32], "batch": 4, "max_steps": 4, "fakes": 6, "minutes": 60},
-    "sample": {"steps": 3},
+    "classifier": {
+        "precision": "float32",
+        "channels": [32, 32],
+        "levels": 3,
+        "batch": 4,
+        "max_steps": 8,
+        "minutes": 60,
+    },
+    "discriminator": {
+        "precision": "float32",
+        "channels": [32, 32],
+        "batch": 4,
+        "max_steps": 4,
+        "fakes": 6,
+        "minutes": 60,
+    },
+    "sample": {"steps": 3, "precision": "float32"},
 }
 
 

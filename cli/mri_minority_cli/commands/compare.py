@@ -34,6 +34,7 @@ def command(
     heights: Annotated[
         tuple[float, float], typer.Option("--heights", help="Only slices between these heights in the brain.")
     ] = (0.0, 1.0),
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the work.")] = 1,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -51,5 +52,5 @@ def command(
         slices = SliceStore(store or model.with_name(f"{model.name}.store"))
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
         asked = compare.Comparison(chosen, wanted, rarity, attribute, count, heights, seed or 0)
-        result = compare.run(asked, config, folder, slices, out, choose_device(device), speech.tell)
+        result = compare.run(asked, config, folder, slices, out, choose_device(device), speech.tell, workers)
         speech.result(result, [(out / "compare.md").read_text(encoding="utf-8"), f"look at {result['picture']}"])

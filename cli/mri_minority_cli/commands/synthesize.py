@@ -34,6 +34,9 @@ def command(
         typer.Option("--heights", help="Only slices between these heights in the brain (0 low, 1 high)."),
     ] = (0.0, 1.0),
     data_format: Annotated[str, typer.Option("--format", help="nifti.")] = "nifti",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that share the work; the slices stay the same.")
+    ] = 1,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -53,7 +56,7 @@ def command(
         if dry:
             dry_run({**request.__dict__, **config.model_dump(mode="json")})
             return
-        result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell)
+        result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell, workers)
         speech.result(
             result,
             [f"{result['slices']} slices with label maps in {out}", f"look at {out / 'contact_sheet.png'}"],

@@ -16,7 +16,7 @@ from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.export.dataset import read_manifest
 from mri_minority.report.figures import contact_sheet
 from mri_minority.slices.store import SliceStore
-from mri_minority.training.precision import bfloat16_pays
+from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
@@ -75,6 +75,7 @@ def run(
     out: Path,
     device: torch.device,
     tell: Callable[[Event], None],
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Draw with every sampler, judge every set, write `compare.tsv`, `.json`, `.md` and `.png`.
 
@@ -99,7 +100,8 @@ def run(
         **{name: getattr(asked, name) for name in ("wanted", "count", "heights", "seed")},
         "sample": config.model_dump(mode="json"),
     }
-    costs, fast = _begin(out, header, device)
+    costs, fast = _begin(out, header, config, device)
+    same = config.model_copy(update={"precision": "bfloat16" if fast else "float32"})
     for number, method in enumerate(methods):
         tell(Event("compare", number, len(methods), {"sampler": method}))
         folder = out / _folder(method)
@@ -108,7 +110,7 @@ def run(
         if folder.exists():  # drawn, but stopped before its cost was noted
             shutil.rmtree(folder)
         request = synthesize.Request(asked.wanted, asked.rarity, method, asked.count, asked.heights, asked.seed)
-        made = synthesize.run(request, config, model, folder, device, tell, fast)
+        made = synthesize.run(request, same, model, folder, device, tell, workers)
         costs[method] = _cost(made)
         write_json_atomic(out / "costs.json", {"bfloat16": fast, "header": header, "costs": costs})
     tell(Event("compare", len(methods), len(methods), {}))
@@ -155,7 +157,9 @@ def _methods(
     return methods, notes
 
 
-def _begin(out: Path, header: dict[str, Any], device: torch.device) -> tuple[dict[str, Any], bool]:
+def _begin(
+    out: Path, header: dict[str, Any], config: SampleConfig, device: torch.device
+) -> tuple[dict[str, Any], bool]:
     """Costs of the samplers that are finished, and the arithmetic all of them share."""
     file = out / "costs.json"
     wanted = json.loads(json.dumps(header))
@@ -169,19 +173,17 @@ def _begin(out: Path, header: dict[str, Any], device: torch.device) -> tuple[dic
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the comparison, {out} holds something")
     out.mkdir(parents=True, exist_ok=True)
-    fast = bfloat16_pays(device)
+    fast = wants_bfloat16(config.precision, device)
     write_json_atomic(file, {"bfloat16": fast, "header": wanted, "costs": {}})
     return {}, fast
 
 
-def _cost(made: dict[str, Any]) -> dict[str, float | int | None]:
-    """Cost per slice; unknown when a run that was stopped at the very end had nothing left to draw."""
-    if not made["drawn_now"]:
-        return {"denoiser_calls": None, "guidance_calls": None, "seconds_per_slice": None}
+def _cost(made: dict[str, Any]) -> dict[str, float | int]:
+    """Cost per slice."""
     return {
         "denoiser_calls": made["denoiser_calls"],
         "guidance_calls": made["guidance_calls"],
-        "seconds_per_slice": round(made["seconds"] / made["drawn_now"], 4),
+        "seconds_per_slice": round(made["seconds"] / made["slices"], 4),
     }
 
 

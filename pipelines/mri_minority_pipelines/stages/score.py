@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import torch
 from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.state import encode
-from mri_minority.minority.score import MinorityScores, combine, lost_parts, part_weights
+from mri_minority.minority.score import Distance, MinorityScores, combine, lost_parts, part_weights
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.training.precision import autocast, bfloat16_pays
+from mri_minority.training.processes import is_first
 from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import ScoreConfig
 from mri_minority_pipelines.distances import distance_of, is_perceptual
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 
 _BLOCK = 64
 WEIGHTS = "score-weights.safetensors"
@@ -35,12 +38,14 @@ def lost_parts_of_store(
 ) -> torch.Tensor:
     """What denoising loses of every slice of the training store, (N, draws, P).
 
-    Resumes from finished shards in `work`, a folder inside the model folder; the weights of the parts are kept in the
-    model folder, so that other slices can be scored on the same scale.
+    Works in shards, each a file in `work`, a folder inside the model folder: an interrupted run goes on, several
+    processes share the shards. The weights of the parts are kept in the model folder, so that other slices can be
+    scored on the same scale.
     """
     parts = lost_parts_of(config, net, store, torch.as_tensor(store.strata()), work, device, tell)
-    weights = part_weights_of(config, parts, store)
-    save_tensors(work.parent / WEIGHTS, {"weights": weights}, {"score": config.model_dump(mode="json")})
+    if is_first():
+        weights = part_weights_of(config, parts, store)
+        save_tensors(work.parent / WEIGHTS, {"weights": weights}, {"score": config.model_dump(mode="json")})
     return parts
 
 
@@ -64,35 +69,43 @@ def lost_parts_of(
         device: Where to compute.
         tell: Receives progress.
     """
-    parts = []
-    fast, distance = bfloat16_pays(device), distance_of(config, device)
-    shard = 16 * _BLOCK
+    fast, distance, shard = bfloat16_pays(device), distance_of(config, device), 16 * _BLOCK
     looks = f"-{config.distance_sha256 or config.distance}"[:17] if is_perceptual(config) else ""
-    for start in range(0, len(store.rows), shard):
+    total = len(store.rows)
+    pieces = []
+    for start in range(0, total, shard):
         file = work / f"score-{config.sigma:g}-{config.draws}-{config.seed}{looks}-{start:09d}.safetensors"
-        if not file.is_file():
-            blocks = []
-            for first in range(start, min(start + shard, len(store.rows)), _BLOCK):
-                index = np.arange(first, min(first + _BLOCK, len(store.rows)))
-                image, label = store.read(index)
-                x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names)).to(device)
-                with autocast(device, fast):
-                    lost = lost_parts(
-                        net,
-                        x_0,
-                        strata[index].to(device),
-                        config.sigma,
-                        index.tolist(),
-                        config.draws,
-                        config.seed,
-                        net.groups,
-                        distance,
-                    )
-                blocks.append(lost.cpu())
-                tell(Event("score", int(index[-1]) + 1, len(store.rows), {}))
-            save_tensors(file, {"lost": torch.cat(blocks)}, {})
-        parts.append(load_tensors(file)[0]["lost"])
-    return torch.cat(parts)
+        index = np.arange(start, min(start + shard, total))
+        pieces.append(
+            Piece(file, partial(_score_shard, config, net, store, strata, distance, index, file, device, fast))
+        )
+    work_through(pieces, lambda done: tell(Event("score", min(done * shard, total), total, {})))
+    forget_locks(work)
+    return torch.cat([load_tensors(piece.result)[0]["lost"] for piece in pieces])
+
+
+def _score_shard(
+    config: ScoreConfig,
+    net: UNetDenoiser,
+    store: SliceStore,
+    strata: torch.Tensor,
+    distance: Distance,
+    index: np.ndarray,
+    file: Path,
+    device: torch.device,
+    fast: bool,
+) -> None:
+    classes = len(store.label_names)
+    blocks = []
+    for first in range(0, len(index), _BLOCK):
+        rows = index[first : first + _BLOCK]
+        image, label = store.read(rows)
+        x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), classes).to(device)
+        stratum, items = strata[rows].to(device), rows.tolist()
+        with autocast(device, fast):
+            lost = lost_parts(net, x_0, stratum, config.sigma, items, config.draws, config.seed, net.groups, distance)
+        blocks.append(lost.cpu())
+    save_tensors(file, {"lost": torch.cat(blocks)}, {})
 
 
 def scores_of(config: ScoreConfig, parts: torch.Tensor, store: SliceStore) -> MinorityScores:

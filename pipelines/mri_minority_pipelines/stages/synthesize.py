@@ -4,7 +4,10 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,13 +24,14 @@ from mri_minority.export.dataset import DataCard, write_data_card, write_manifes
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice
 from mri_minority.report.figures import contact_sheet
-from mri_minority.training.precision import bfloat16_pays
-from mri_minority.volumes.atomic import sha256_of
+from mri_minority.training.precision import wants_bfloat16
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.samplers import Calls, Sampler, build_sampler
+from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
+from mri_minority_pipelines.samplers import Sampler, build_sampler
 
 _SHOWN = 32
 
@@ -63,25 +67,18 @@ def run(
     out: Path,
     device: torch.device,
     tell: Callable[[Event], None],
-    bfloat16: bool | None = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Draw slices and write them as NIfTI pairs with manifest, data card and contact sheet.
 
-    Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them, in the
-    arithmetic in which it began.
+    Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them. They are
+    drawn in blocks of `request.batch`, always the same ones, so the number of workers changes nothing but the time.
 
-    Args:
-        request: What is wanted.
-        config: How slices are drawn.
-        model: The model.
-        out: The data set to make.
-        device: Where to compute.
-        tell: Receives progress.
-        bfloat16: Compute in bfloat16; None measures whether it pays here.
+    A run that goes on does so in the arithmetic in which it began.
 
     Returns:
-        Where the set is, the request, and the cost: slices drawn in this run, their seconds of sampling, and the
-        network calls that each of them took (0 when all were there already).
+        Where the set is, the request, and the cost: `seconds` of sampling over all blocks and processes, and the
+        `denoiser_calls` and `guidance_calls` that each slice took.
 
     Raises:
         UsageError: The method, wanted class, rarity or heights do not exist in this model.
@@ -92,41 +89,110 @@ def run(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
     building = out.with_name(f".{out.name}.building")
-    if bfloat16 is None:
-        bfloat16 = _begun_in(building)
-    fast = bfloat16_pays(device) if bfloat16 is None else bfloat16
+    begun_in = _begun_in(building) if config.precision == "auto" else None
+    fast = wants_bfloat16(config.precision, device) if begun_in is None else begun_in
     header = _header(request, sampler, config, model, fast)
-    journal = building / "journal.jsonl"
-    rows = _resume(building, journal, header)
-    strata = _strata_of_items(request, card)
-    net, size = model.denoiser().to(device), model.recipe().prepare.size
-    done = {row["item"] for row in rows}
-    todo = [item for item in range(request.count) if item not in done]
-    calls, seconds = Calls(), 0.0
-    for start in range(0, len(todo), request.batch):
-        tell(Event("synthesize", len(rows), request.count, {}))
-        items = todo[start : start + request.batch]
-        stratum = strata[torch.as_tensor(items)]
-        begun = time.monotonic()
-        states, calls = sampler.draw(net, size, items, stratum, request.seed, device, fast)
-        seconds += time.monotonic() - begun
-        fresh = list(_export(states, items, stratum, header, card, building))
-        with journal.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(fresh) + "\n")
-        rows.extend(fresh)
-    tell(Event("synthesize", request.count, request.count, {}))
-    rows = sorted((row for row in rows if row["item"] < request.count), key=lambda row: row["item"])
+    _begin(building, header)
+    draw = Draw(request, config, model, header, building)
+    with _helpers(draw, device, min(workers, len(draw.blocks()))):
+        draw.work(device, lambda done: tell(Event("synthesize", done, request.count, {})))
+    rows, costs = draw.rows(), draw.costs()
     _finish(request, rows, header, card, building)
     publish_folder(building, out)
     return {
         "out": str(out),
         "slices": len(rows),
         **{k: header[k] for k in ("method", "rarity", "wanted", "seed")},
-        "drawn_now": len(todo),
-        "seconds": round(seconds, 3),
-        "denoiser_calls": calls.denoiser,
-        "guidance_calls": calls.guidance,
+        **costs,
     }
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The drawing itself, which any number of processes share.
+
+    Args:
+        request: What is wanted.
+        config: How it is sampled.
+        model: The model folder.
+        header: The manifest's header.
+        building: Where the slices are gathered.
+    """
+
+    request: Request
+    config: SampleConfig
+    model: ModelFolder
+    header: dict[str, Any]
+    building: Path
+
+    def blocks(self) -> list[list[int]]:
+        """Item numbers, block by block."""
+        size, count = self.request.batch, self.request.count
+        return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
+
+    def work(self, device: torch.device, told: Callable[[int], None]) -> None:
+        """Draw and write whatever blocks are missing; return when all are there."""
+        card = self.model.card()
+        request = self.request
+        sampler = build_sampler(request.method, request.wanted, request.rarity, self.config, self.model, device)
+        strata, size = _strata_of_items(self.request, card), self.model.recipe().prepare.size
+        net = self.model.denoiser().to(device)
+
+        def block(items: list[int], result: Path) -> None:
+            stratum = strata[torch.as_tensor(items)]
+            begun = time.monotonic()
+            states, calls = sampler.draw(net, size, items, stratum, request.seed, device, self.header["bfloat16"])
+            cost = {"seconds": time.monotonic() - begun, **asdict(calls)}
+            write_json_atomic(_cost_beside(result), cost)
+            write_json_atomic(result, list(_export(states, items, stratum, self.header, card, self.building)))
+
+        pieces = [Piece(r, partial(block, i, r)) for i, r in zip(self.blocks(), self._results(), strict=True)]
+        told(0)
+        work_through(pieces, lambda done: told(min(done * self.request.batch, self.request.count)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The manifest's rows, in the order of their items."""
+        return [row for result in self._results() for row in json.loads(result.read_text(encoding="utf-8"))]
+
+    def costs(self) -> dict[str, float | int]:
+        """Seconds of sampling over all blocks, whoever drew them, and network calls per slice."""
+        found = [json.loads(_cost_beside(result).read_text(encoding="utf-8")) for result in self._results()]
+        return {
+            "seconds": round(sum(cost["seconds"] for cost in found), 3),
+            "denoiser_calls": found[0]["denoiser"],
+            "guidance_calls": found[0]["guidance"],
+        }
+
+    def _results(self) -> list[Path]:
+        return [self.building / f"block-{items[0]:07d}-{items[-1]:07d}.json" for items in self.blocks()]
+
+
+def _cost_beside(result: Path) -> Path:
+    return result.with_name(f"cost-{result.name}")
+
+
+@contextmanager
+def _helpers(draw: Draw, device: torch.device, workers: int) -> Iterator[None]:
+    """Within the block, workers - 1 processes help; all share the cores that this one had."""
+    threads = torch.get_num_threads()
+    each = max(1, threads // workers)
+    start = get_context("spawn").Process
+    helpers = [start(target=_help, args=(draw, device, each), daemon=True) for _ in range(workers - 1)]
+    for helper in helpers:
+        helper.start()
+    torch.set_num_threads(each)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for helper in helpers:
+            helper.terminate()
+            helper.join()
+
+
+def _help(draw: Draw, device: torch.device, threads: int) -> None:
+    torch.set_num_threads(threads)
+    draw.work(device, lambda done: None)
 
 
 def _header(request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool) -> dict[str, Any]:
@@ -202,8 +268,9 @@ def _finish(
             audit="Not run: these slices were not compared with the training slices. Do that before sharing them.",
         ),
     )
-    for name in ("journal.jsonl", "header.json"):
-        (building / name).unlink(missing_ok=True)
+    forget_locks(building)
+    for working in (building / "header.json", *building.glob("block-*.json"), *building.glob("cost-*.json")):
+        working.unlink(missing_ok=True)
     write_manifest(building, header, rows)
 
 
@@ -234,18 +301,15 @@ def _begun_in(building: Path) -> bool | None:
         return None
 
 
-def _resume(building: Path, journal: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of an interrupted run with the same header; a run with another header is thrown away."""
+def _begin(building: Path, header: dict[str, Any]) -> None:
+    """Make the working folder; slices of an interrupted run stay if they were drawn in the same way."""
     said = building / "header.json"
     text = json.dumps(header, sort_keys=True)
     if building.exists() and (not said.is_file() or said.read_text(encoding="utf-8") != text):
         shutil.rmtree(building)
     building.mkdir(parents=True, exist_ok=True)
-    said.write_text(text, encoding="utf-8")
-    if not journal.is_file():
-        return []
-    lines = journal.read_text(encoding="utf-8").split("\n")
-    return [row for line in lines[:-1] for row in json.loads(line)]
+    if not said.is_file():
+        write_text_atomic(said, text)
 
 
 def _strata_of_items(request: Request, card: dict[str, Any]) -> torch.Tensor:

@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.minority.levels import LevelScale, fit_levels
 from mri_minority.slices.store import SliceStore
+from mri_minority.training.processes import fabric_for
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines import rarity as rarities
@@ -53,27 +55,29 @@ def run(
     slices_hash = sha256_of(store.folder / "slices.tsv")
     if rarity != "minority":
         scores = rarities.external_scores(rarity, store)  # a wrong name must fail before an hour of training
+    fabric = fabric_for(device)
     if (out / "model.json").is_file():
-        card = folder.card()
-        if card["store_sha256"] != slices_hash:
+        if folder.card()["store_sha256"] != slices_hash:
             raise DataError(f"{out} is a model of other slices than {store.folder}; choose another --out")
     else:
-        train_denoiser.run(recipe.denoiser, store, out, device, tell)
-        card = _first_card(recipe, store, slices_hash)
-        folder.write_card(card)
+        train_denoiser.run(recipe.denoiser, store, out, fabric, tell)
+        if fabric.is_global_zero:
+            folder.write_card(_first_card(recipe, store, slices_hash))
+        fabric.barrier()
     if part == "denoiser":
         return folder.card()
     columns: dict[str, torch.Tensor] = {}
     made_from: dict[str, Any] = {"rarity": rarities.without_folders(rarity)}
     if rarity == "minority":
         work = out / ".training"
-        work.mkdir(exist_ok=True)
-        parts = score_stage.lost_parts_of_store(recipe.score, folder.denoiser().to(device), store, work, device, tell)
+        work.mkdir(exist_ok=True, parents=True)
+        net = folder.denoiser().to(fabric.device)
+        parts = score_stage.lost_parts_of_store(recipe.score, net, store, work, fabric.device, tell)
         result = score_stage.scores_of(recipe.score, parts, store)
         scores = result.score
         columns["standard_error"] = result.standard_error
         made_from |= {"score": recipe.score.model_dump(mode="json"), "rank_stability": round(result.stability, 4)}
-    return _finish(recipe.classifier, store, folder, scores, columns, made_from, part, device, tell)
+    return _finish(recipe.classifier, store, folder, scores, columns, made_from, part, fabric, tell)
 
 
 def _finish(
@@ -84,7 +88,7 @@ def _finish(
     columns: dict[str, torch.Tensor],
     made_from: dict[str, Any],
     part: Part,
-    device: torch.device,
+    fabric: Fabric,
     tell: Callable[[Event], None],
 ) -> dict[str, Any]:
     """Levels from scores, then the classifier; both end in the card."""
@@ -96,25 +100,28 @@ def _finish(
         raise UsageError(str(error)) from error
     level = scale.of(scores, strata)
     table = f"scores-{name}.tsv"
-    score_stage.write_scores(folder.path / table, store, {"score": scores, **columns, "level": level})
+    if fabric.is_global_zero:
+        score_stage.write_scores(folder.path / table, store, {"score": scores, **columns, "level": level})
     if part == "score":
         return folder.card()
     card = folder.card()
     weights = folder.path / f"classifier-{name}.safetensors"
     if name not in card["classifiers"] or not weights.is_file():
         world = load_world(folder.path / "world.safetensors", len(store.label_names))
-        report = train_classifier.run(config, store, world, scale, level, weights, device, tell)
-        card = folder.card()  # read again: another classifier may have been added meanwhile
-        card["classifiers"][name] = {
-            **made_from,
-            "config": config.model_dump(mode="json"),
-            "levels": scale.levels,
-            "thresholds": scale.thresholds.tolist(),
-            "report": report,
-            "sha256": sha256_of(weights),
-        }
-        folder.write_card(card)
-    return card
+        report = train_classifier.run(config, store, world, scale, level, weights, fabric, tell)
+        if fabric.is_global_zero:
+            card = folder.card()  # read again: another classifier may have been added meanwhile
+            card["classifiers"][name] = {
+                **made_from,
+                "config": config.model_dump(mode="json"),
+                "levels": scale.levels,
+                "thresholds": scale.thresholds.tolist(),
+                "report": report,
+                "sha256": sha256_of(weights),
+            }
+            folder.write_card(card)
+        fabric.barrier()
+    return folder.card()
 
 
 def scale_of(entry: dict[str, Any]) -> LevelScale:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from torch import nn
 
 from mri_minority.backbones.monai_encoder import EncoderShape, NoisyEncoder
-from mri_minority.core.errors import DataError
-from mri_minority.core.rng import generator_for
+from mri_minority.core.rng import generator_for, normal_for
 from mri_minority.diffusion.gaussian import GaussianWorld
 from mri_minority.diffusion.kernel import add_noise
 from mri_minority.diffusion.state import encode
@@ -20,13 +21,14 @@ from mri_minority.minority.heads import level_loss, log_probabilities, outputs_o
 from mri_minority.minority.levels import LevelScale
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
-from mri_minority.training.checkpoint import load_run, save_run, save_tensors
-from mri_minority.training.ema import Ema
-from mri_minority.training.loop import Budget, Progress, adamw, optimise
-from mri_minority.training.precision import autocast, bfloat16_pays
+from mri_minority.training.checkpoint import save_tensors
+from mri_minority.training.journal import Journal
+from mri_minority.training.loop import Budget, Plan, Progress, train
+from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.volumes.atomic import write_text_atomic
-from mri_minority_pipelines.config import LENGTH, ClassifierConfig
+from mri_minority_pipelines.config import ClassifierConfig, frozen
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.stages.follow import follow
 
 _REPORT_SIGMAS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LOG_SIGMA = (-3.0, 3.0)
@@ -44,7 +46,7 @@ def run(
     scale: LevelScale,
     level: torch.Tensor,
     out: Path,
-    device: torch.device,
+    fabric: Fabric,
     tell: Callable[[Event], None],
 ) -> dict[str, Any]:
     """Train, or go on training, one classifier; writes `out` and returns its report.
@@ -56,56 +58,78 @@ def run(
         scale: The levels.
         level: Level of every slice of the store (N,).
         out: The weights' file; a checkpoint lies beside it while training.
-        device: Where to compute.
+        fabric: Device, precision and processes; the first process writes.
         tell: Receives progress.
     """
-    index = store.indices("train")
     torch.manual_seed(config.seed)
-    net = build_classifier(world, config, scale.levels).to(device).train()
-    ema, optimiser = Ema(net, 0.998), adamw(net, config.learning_rate, config.weight_decay)
-    checkpoint, done = out.with_suffix(".partial.safetensors"), Progress(0, 0.0, float("nan"), 0.0)
-    if checkpoint.is_file():
-        notes = load_run(checkpoint, net, ema, optimiser)
-        if notes["config"] != _frozen(config):
-            raise DataError(f"{checkpoint} was begun with other settings; remove it or choose another --out")
-        done = Progress(notes["step"], notes["seconds"], notes["loss"], 0.0)
-    batches = SliceBatches(store, index, config.batch, config.seed)
-    classes, groups = len(store.label_names), world.groups
-    train_level = level[torch.as_tensor(index)]
-    fast = bfloat16_pays(device)
-
-    def loss_of(step: int) -> torch.Tensor:
-        image, label, stratum, chosen = batches(step)
-        x_0 = encode(image, label, classes).to(device)
-        generator = generator_for(config.seed, "classifier", step)
-        log_sigma = _LOG_SIGMA[0] + (_LOG_SIGMA[1] - _LOG_SIGMA[0]) * torch.rand(len(x_0), 1, generator=generator)
-        sigma = log_sigma.exp().expand(-1, len(groups.sizes)).to(device)
-        eps = torch.randn(x_0.shape, generator=generator).to(device)
-        with autocast(device, fast):
-            outputs = net(add_noise(x_0, sigma, eps, groups), sigma, stratum.to(device))
-        return level_loss(log_probabilities(config.head, outputs, scale.levels), train_level[chosen].to(device))
-
+    net = build_classifier(world, config, scale.levels).to(fabric.device).train()
+    checkpoint = out.with_suffix(".partial.safetensors")
     budget = Budget(config.max_steps, 60 * config.minutes)
-    saved, smooth, last = done.seconds, done.loss, done
-    name = f"train classifier {out.stem.removeprefix('classifier-')}"
-    for last in optimise(net, loss_of, optimiser, ema, budget, done):
-        smooth = last.loss if np.isnan(smooth) else 0.98 * smooth + 0.02 * last.loss
-        if last.step % 25 == 0:
-            tell(Event(name, last.share, 1.0, {"loss": smooth, "step": last.step}))
-        if last.seconds - saved >= config.checkpoint_seconds:
-            saved = last.seconds
-            notes = {"step": last.step, "seconds": last.seconds, "loss": smooth, "config": _frozen(config)}
-            save_run(checkpoint, net, ema, optimiser, notes)
-    ema.copy_to(net)
-    report = {**asdict(last), "loss": smooth, "held_out": {}}
-    held_out = store.indices("holdout")
-    if len(held_out):
-        report["held_out"] = calibration(config, net.eval(), scale.levels, store, held_out, level, device)
-        table = out.with_name(f"calibration-{out.stem.removeprefix('classifier-')}.tsv")
-        write_calibration(table, config, scale.levels, report["held_out"])
-    save_tensors(out, dict(net.state_dict()), {"report": report})
-    checkpoint.unlink(missing_ok=True)
-    return report
+    plan = Plan(
+        budget,
+        config.batch,
+        config.micro_batch,
+        config.learning_rate,
+        config.weight_decay,
+        config.ema,
+        checkpoint,
+        config.checkpoint_seconds,
+        frozen(config),
+    )
+    seen: dict[str, dict[str, Any]] = {}
+
+    def report(journal: Journal, progress: Progress) -> None:
+        if len(store.indices("holdout")):
+            seen.update(calibration(config, net, scale.levels, store, level))
+            journal.numbers(progress.step, seconds=round(progress.seconds, 1), held_out=seen)
+
+    bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
+    steps = train(fabric, net, _Loss(config, store, net, scale.levels, level, bfloat16), plan)
+    name = out.stem
+    last = follow(fabric, net, steps, out.parent, name, budget.seconds, config.log_steps, report, tell)
+    result = {**asdict(last), "held_out": seen}
+    if fabric.is_global_zero:
+        if seen:
+            table = out.with_name(f"calibration-{out.stem.removeprefix('classifier-')}.tsv")
+            write_calibration(table, config, scale.levels, seen)
+        save_tensors(out, dict(net.state_dict()), {"report": result})
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return result
+
+
+class _Loss:
+    """The classifier's loss on some rows of a step's batch, each with its own noise."""
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        store: SliceStore,
+        net: NoisyEncoder,
+        levels: int,
+        level: torch.Tensor,
+        bfloat16: bool,
+    ) -> None:
+        index = store.indices("train")
+        self.config, self.net, self.levels = config, net, levels
+        self.batches = SliceBatches(store, index, config.batch, config.seed)
+        self.level = level[torch.as_tensor(index)]
+        self.bfloat16 = bfloat16
+        self.classes, self.device = len(store.label_names), next(net.parameters()).device
+
+    def __call__(self, network: nn.Module, step: int, rows: slice) -> torch.Tensor:
+        config, groups = self.config, self.net.groups
+        image, label, stratum, chosen = self.batches(step, rows)
+        x_0 = encode(image, label, self.classes).to(self.device)
+        uniform = torch.rand(config.batch, 1, generator=generator_for(config.seed, "noise levels", step))[rows]
+        log_sigma = _LOG_SIGMA[0] + (_LOG_SIGMA[1] - _LOG_SIGMA[0]) * uniform
+        sigma = log_sigma.exp().expand(-1, len(groups.sizes)).to(self.device)
+        items = list(range(config.batch))[rows]
+        eps = normal_for(config.seed, items, tuple(x_0.shape[1:]), "classifier noise", step).to(self.device)
+        with autocast(self.device, self.bfloat16):
+            outputs = network(add_noise(x_0, sigma, eps, groups), sigma, stratum.to(self.device))
+        log_p = log_probabilities(config.head, outputs, self.levels)
+        return level_loss(log_p, self.level[chosen].to(self.device)) * len(items) / config.batch
 
 
 @torch.no_grad()
@@ -114,9 +138,7 @@ def calibration(
     net: NoisyEncoder,
     levels: int,
     store: SliceStore,
-    index: np.ndarray,
     level: torch.Tensor,
-    device: torch.device,
     most: int = 768,
 ) -> dict[str, dict[str, Any]]:
     """Per noise level, on held-out subjects: what :class:`mri_minority.minority.calibration.Calibration` holds.
@@ -127,12 +149,11 @@ def calibration(
         config: Which head, and the seed of the noise.
         net: The classifier, in evaluation mode.
         levels: L.
-        store: The slices.
-        index: Positions of the held-out ones, at least one.
+        store: The slices; at least one is held out.
         level: Level of every slice of the store (N,).
-        device: Where to compute.
         most: Take so many, evenly spread, if there are more.
     """
+    index, device = store.indices("holdout"), next(net.parameters()).device
     index = index[np.linspace(0, len(index) - 1, min(most, len(index))).astype(int)]
     image, label = store.read(index)
     x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
@@ -160,8 +181,3 @@ def write_calibration(path: Path, config: ClassifierConfig, levels: int, report:
         cells = ["" if found[name] is None else str(found[name]) for name in names]
         lines.append("\t".join([sigma, config.head, f"{-math.log(levels):.4f}", *cells]))
     write_text_atomic(path, "\n".join(lines) + "\n")
-
-
-def _frozen(config: ClassifierConfig) -> dict[str, object]:
-    """The settings that a run in progress may not change; its length may."""
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in LENGTH}

@@ -1,104 +1,151 @@
 """train, first part: fit the Gaussian world, train the network on what it leaves."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import nn
 
 from mri_minority.backbones.monai_unet import UNetDenoiser
-from mri_minority.core.errors import DataError
-from mri_minority.core.rng import generator_for
+from mri_minority.core.rng import generator_for, normal_for
 from mri_minority.core.types import Batch
+from mri_minority.diffusion.denoiser import Denoiser
 from mri_minority.diffusion.gaussian import fit_gaussian_world
-from mri_minority.diffusion.kernel import add_noise
+from mri_minority.diffusion.kernel import add_noise, sigma_path
 from mri_minority.diffusion.loss import NoiseLevels, denoising_loss
-from mri_minority.diffusion.state import encode, groups_for
+from mri_minority.diffusion.sampling import draw_slices
+from mri_minority.diffusion.solvers import SOLVERS
+from mri_minority.diffusion.state import decode, encode, groups_for
+from mri_minority.report.figures import sheet_pixels
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
-from mri_minority.training.checkpoint import load_run, save_run, save_tensors
-from mri_minority.training.ema import Ema
-from mri_minority.training.loop import Budget, Progress, adamw, optimise
-from mri_minority.training.precision import autocast, bfloat16_pays
-from mri_minority_pipelines.config import LENGTH, DenoiserConfig
+from mri_minority.training.checkpoint import save_tensors
+from mri_minority.training.journal import Journal
+from mri_minority.training.loop import Budget, Plan, Progress, train
+from mri_minority.training.memory import check_memory, step_bytes
+from mri_minority.training.precision import autocast, wants_bfloat16
+from mri_minority.volumes.atomic import write_atomic
+from mri_minority_pipelines.config import DenoiserConfig, frozen
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import build_denoiser, load_world, save_world
+from mri_minority_pipelines.stages.follow import follow
 
 _FIT_SLICES = 8192
 _REPORT_SIGMAS = (0.05, 0.1, 0.3, 1.0, 3.0)
+_SHOWN = 8
 
 
-def run(
-    config: DenoiserConfig, store: SliceStore, out: Path, device: torch.device, tell: Callable[[Event], None]
-) -> None:
+def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, tell: Callable[[Event], None]) -> None:
     """Train, or go on training, the denoiser of a model folder.
 
-    Leaves `world.safetensors`, `denoiser.safetensors` and `denoiser_log.jsonl` in `out`; while under way, a
-    checkpoint in `out/.training`, from which the same command goes on.
+    Leaves `world.safetensors`, `denoiser.safetensors`, `denoiser_log.jsonl` and TensorBoard logs in `out`; while under
+    way, a checkpoint in `out/.training`, from which the same command goes on. With several processes all take part
+    and the first one writes.
     """
-    done_file = out / "denoiser.safetensors"
+    done_file, checkpoint = out / "denoiser.safetensors", out / ".training" / "denoiser.safetensors"
     if done_file.is_file():
         return
-    work = out / ".training"
-    work.mkdir(parents=True, exist_ok=True)
-    classes = len(store.label_names)
-    groups = groups_for(classes)
-    index = store.indices("train")
-    if not (out / "world.safetensors").is_file():
+    if fabric.is_global_zero and not (out / "world.safetensors").is_file():
         _fit_world(config, store, out / "world.safetensors", tell)
+    fabric.barrier()
     torch.manual_seed(config.seed)
-    net = build_denoiser(load_world(out / "world.safetensors", classes), config).to(device).train()
-    ema, optimiser = Ema(net, config.ema), adamw(net, config.learning_rate, weight_decay=1e-4)
-    checkpoint, done = work / "denoiser.safetensors", Progress(0, 0.0, float("nan"), 0.0)
-    if checkpoint.is_file():
-        notes = load_run(checkpoint, net, ema, optimiser)
-        if notes["config"] != _frozen(config):
-            raise DataError(f"{work} was begun with other settings; finish it with those, or choose another --out")
-        done = Progress(notes["step"], notes["seconds"], notes["loss"], 0.0)
-    batches = SliceBatches(store, index, config.batch, config.seed)
-    levels = NoiseLevels(config.noise_mean, config.noise_std)
-    fast = bfloat16_pays(device)
-
-    def loss_of(step: int) -> torch.Tensor:
-        image, label, stratum, _ = batches(step)
-        x_0 = encode(image, label, classes).to(device)
-        generator = generator_for(config.seed, "noise", step)
-        sigma, carries_loss = (t.to(device) for t in levels.draw(len(x_0), len(groups.sizes), generator))
-        eps = torch.randn(x_0.shape, generator=generator).to(device)
-        with autocast(device, fast):
-            return denoising_loss(net, x_0, stratum.to(device), sigma, carries_loss, eps, net.c_out(sigma), groups)
-
+    net = build_denoiser(load_world(out / "world.safetensors", len(store.label_names)), config).to(fabric.device)
+    # The first process measures for all.
+    bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
+    loss_of = _Loss(config, store, net, bfloat16)
+    micro_batch = min(config.micro_batch, config.batch // fabric.world_size)
+    needed = step_bytes(net.train(), lambda: loss_of(net, 0, slice(1)), micro_batch)
+    check_memory(needed, fabric.device, micro_batch)
+    tell(Event("note", 0, 0, {"text": f"a training step takes about {needed / 1024**3:.1f} GiB"}))
     budget = Budget(config.max_steps, 60 * config.minutes)
-    saved, smooth, last = done.seconds, done.loss, done
-    for last in optimise(net, loss_of, optimiser, ema, budget, done):
-        smooth = last.loss if np.isnan(smooth) else 0.98 * smooth + 0.02 * last.loss
-        if last.step % 25 == 0:
-            tell(Event("train denoiser", last.share, 1.0, {"loss": smooth, "step": last.step}))
-        if last.seconds - saved >= config.checkpoint_seconds:
-            saved = last.seconds
-            notes = {"step": last.step, "seconds": last.seconds, "loss": smooth, "config": _frozen(config)}
-            save_run(checkpoint, net, ema, optimiser, notes)
-            _log(out, {**asdict(last), "smooth": smooth, "bfloat16": fast})
-    ema.copy_to(net)
-    held_out = store.indices("holdout")
-    errors = held_out_errors(net.eval(), store, held_out if len(held_out) else index, config.seed, device)
-    _log(out, {**asdict(last), "smooth": smooth, "held_out_rmse": errors})
-    save_tensors(done_file, dict(net.state_dict()), {"step": last.step, "seconds": last.seconds, "rmse": errors})
-    checkpoint.unlink(missing_ok=True)
-    tell(Event("train denoiser", 1.0, 1.0, {"loss": smooth, "step": last.step}))
+    plan = Plan(
+        budget,
+        config.batch,
+        config.micro_batch,
+        config.learning_rate,
+        config.weight_decay,
+        config.ema,
+        checkpoint,
+        config.checkpoint_seconds,
+        frozen(config),
+    )
+    steps = train(fabric, net, loss_of, plan)
+    report = _Report(net, store, out, config.seed)
+    last = follow(fabric, net, steps, out, "denoiser", budget.seconds, config.log_steps, report, tell)
+    if fabric.is_global_zero:
+        errors = held_out_errors(net, store, config.seed)
+        notes = {"step": last.step, "seconds": last.seconds, "rmse": errors}
+        save_tensors(done_file, dict(net.state_dict()), notes)
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+
+
+class _Loss:
+    """The loss of some rows of a step's batch; every slice's noise is its own, whoever computes it."""
+
+    def __init__(self, config: DenoiserConfig, store: SliceStore, net: UNetDenoiser, bfloat16: bool) -> None:
+        self.config, self.net, self.bfloat16 = config, net, bfloat16
+        self.batches = SliceBatches(store, store.indices("train"), config.batch, config.seed)
+        self.levels = NoiseLevels(config.noise_mean, config.noise_std)
+        self.classes = len(store.label_names)
+
+    def __call__(self, network: nn.Module, step: int, rows: slice) -> torch.Tensor:
+        config, groups = self.config, self.net.groups
+        device = self.net.spread.device
+        image, label, stratum, _ = self.batches(step, rows)
+        x_0 = encode(image, label, self.classes).to(device)
+        drawn = self.levels.draw(config.batch, len(groups.sizes), generator_for(config.seed, "noise levels", step))
+        sigma, carries_loss = (t[rows].to(device) for t in drawn)
+        items = list(range(config.batch))[rows]
+        eps = normal_for(config.seed, items, tuple(x_0.shape[1:]), "noise", step).to(device)
+        c_out = self.net.c_out(sigma)
+        denoiser = cast(Denoiser, network)
+        stratum = stratum.to(device)
+        with autocast(device, self.bfloat16):
+            loss = denoising_loss(denoiser, x_0, stratum, sigma, carries_loss, eps, c_out, groups, config.scales)
+        return loss * len(items) / config.batch
+
+
+class _Report:
+    """Held-out errors per noise level, and a sheet of slices drawn with few steps: always the same noise."""
+
+    def __init__(self, net: UNetDenoiser, store: SliceStore, out: Path, seed: int) -> None:
+        self.net, self.store, self.out, self.seed = net, store, out, seed
+
+    def __call__(self, journal: Journal, progress: Progress) -> None:
+        errors = held_out_errors(self.net, self.store, self.seed, most=64)
+        journal.numbers(progress.step, seconds=round(progress.seconds, 1), held_out_rmse=errors)
+        groups, device = self.net.groups, self.net.spread.device
+        height, width = self.store.header["settings"]["size"]
+        filled = np.unique(self.store.strata())
+        stratum = torch.as_tensor(filled[np.linspace(0, len(filled) - 1, _SHOWN).astype(int)])
+        path = sigma_path(20.0, 0.02, 20, len(groups.sizes))
+        shape = (groups.channels, height, width)
+        items = list(range(_SHOWN))
+        x = draw_slices(self.net, SOLVERS["dpmpp_2m"], path, items, stratum, shape, self.seed, groups, device)
+        image, label = (part.numpy() for part in decode(x.cpu()))
+        pixels = sheet_pixels([(f"step {progress.step}", image, label)])
+        journal.picture(progress.step, "samples", pixels)
+        sheet = Image.fromarray(pixels)
+        write_atomic(self.out / "samples.png", lambda temporary: sheet.save(temporary, format="PNG"))
 
 
 @torch.no_grad()
-def held_out_errors(
-    net: UNetDenoiser, store: SliceStore, index: np.ndarray, seed: int, device: torch.device, most: int = 256
-) -> dict[str, list[float]]:
-    """RMSE of one-shot denoising per noise level, image and label group, on slices spread over the split."""
+def held_out_errors(net: UNetDenoiser, store: SliceStore, seed: int, most: int = 256) -> dict[str, list[float]]:
+    """RMSE of one-shot denoising per noise level, in each channel, on slices spread over the held-out subjects.
+
+    Without held-out subjects, on training slices.
+    """
+    device = net.spread.device
+    index = store.indices("holdout")
+    index = index if len(index) else store.indices("train")
     index = index[np.linspace(0, len(index) - 1, min(most, len(index))).astype(int)]
     image, label = store.read(index)
-    classes = len(store.label_names)
-    x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), classes)
+    x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
     stratum = torch.as_tensor(store.strata()[index])
     errors: dict[str, list[float]] = {}
     for sigma in _REPORT_SIGMAS:
@@ -109,7 +156,7 @@ def held_out_errors(
             level = torch.full((len(x), len(net.groups.sizes)), sigma)
             noisy = add_noise(x, level, eps, net.groups).to(device)
             mean = net(noisy, level.to(device), stratum[start : start + 32].to(device)).cpu()
-            squared.append(net.groups.mean((mean - x) ** 2))
+            squared.append(((mean - x) ** 2).mean(dim=(2, 3)))
         errors[str(sigma)] = [round(v, 5) for v in torch.cat(squared).mean(dim=0).sqrt().tolist()]
     return errors
 
@@ -126,13 +173,3 @@ def _fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Call
     stratum = torch.as_tensor(store.strata()[index])
     world = fit_gaussian_world(x_0, stratum, len(store.strata_names), groups_for(classes), config.rank, generator)
     save_world(path, world)
-
-
-def _frozen(config: DenoiserConfig) -> dict[str, object]:
-    """The settings that a run in progress may not change; its length may."""
-    return {k: v for k, v in config.model_dump(mode="json").items() if k not in LENGTH}
-
-
-def _log(out: Path, entry: dict[str, object]) -> None:
-    with (out / "denoiser_log.jsonl").open("a", encoding="utf-8") as log:
-        log.write(json.dumps(entry) + "\n")

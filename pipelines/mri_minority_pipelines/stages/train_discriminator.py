@@ -1,10 +1,12 @@
 """discriminator: what low-density sampling needs beside the classifier, in one file of the model folder."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from mri_minority.backbones.monai_encoder import NoisyEncoder
@@ -21,11 +23,11 @@ from mri_minority.minority.low_density import mean_direction
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
-from mri_minority.training.ema import Ema
-from mri_minority.training.loop import Budget, Progress, adamw, optimise
-from mri_minority.training.precision import autocast, bfloat16_pays
+from mri_minority.training.loop import Budget, Plan, train
+from mri_minority.training.precision import autocast, wants_bfloat16
+from mri_minority.training.processes import fabric_for
 from mri_minority.volumes.atomic import sha256_of
-from mri_minority_pipelines.config import DiscriminatorConfig, SampleConfig
+from mri_minority_pipelines.config import DiscriminatorConfig, SampleConfig, frozen
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import build_discriminator, load_classifier, low_density_file
@@ -48,7 +50,7 @@ def run(
     """Draw plain slices, learn to tell them from real ones under noise, and average the classifier's embeddings.
 
     The discriminator is a small network trained for minutes, not an adversary: it holds low-density sampling back from
-    what this denoiser gets wrong. Interrupting keeps the drawn slices; the short training starts again.
+    what this denoiser gets wrong. Interrupting is safe: the same command goes on.
 
     Args:
         config: Discriminator, training, number of drawn slices.
@@ -72,10 +74,11 @@ def run(
     classifier, entry = load_classifier(rarity, card, model, device)
     fakes, fake_stratum = _fakes(config, sample, store, model, device, tell)
     kept = max(1, len(fakes) // 5)  # the judge never sees these
-    judge = _train(config, store, model, fakes[kept:], fake_stratum[kept:], device, tell)
+    file = model.path / low_density_file(model, rarity)
+    checkpoint = file.with_suffix(".partial.safetensors")
+    judge = _train(config, store, model, fakes[kept:], fake_stratum[kept:], checkpoint, device, tell)
     report = _report(config, judge, store, fakes[:kept], fake_stratum[:kept], device)
     sigmas, centres = _centres(config, classifier, store, device, tell)
-    file = model.path / low_density_file(model, rarity)
     weights = {f"judge.{key}": value.cpu() for key, value in judge.state_dict().items()}
     notes = {
         "classifier_sha256": entry["sha256"],
@@ -84,6 +87,7 @@ def run(
         "auroc": report,
     }
     save_tensors(file, {**weights, "sigmas": sigmas, "centres": centres}, notes)
+    checkpoint.unlink(missing_ok=True)
     return {"file": str(file), "auroc": report}
 
 
@@ -102,7 +106,7 @@ def _fakes(
     work = model.path / ".training"
     work.mkdir(exist_ok=True)
     net: UNetDenoiser | None = None
-    fast, parts = bfloat16_pays(device), []
+    fast, parts = wants_bfloat16(sample.precision, device), []
     for start in range(0, config.fakes, 16):
         items = list(range(start, min(start + 16, config.fakes)))
         file = work / f"drawn-{config.seed}-{sample.solver}-{sample.steps}-{start:06d}-{items[-1]:06d}.safetensors"
@@ -130,19 +134,20 @@ def _train(
     model: ModelFolder,
     fakes: Batch,
     fake_stratum: Strata,
+    checkpoint: Path,
     device: torch.device,
     tell: Callable[[Event], None],
 ) -> NoisyEncoder:
     """Half real, half drawn in every batch, both at the same noise levels; binary cross-entropy."""
     torch.manual_seed(config.seed)
+    fabric = fabric_for(device)
     judge = build_discriminator(model, config).to(device).train()
-    ema, optimiser = Ema(judge, 0.998), adamw(judge, config.learning_rate, config.weight_decay)
     half = config.batch // 2
     batches = SliceBatches(store, store.indices("train"), half, config.seed)
     truth = torch.cat([torch.ones(half), torch.zeros(half)]).to(device)
-    fast = bfloat16_pays(device)
+    fast = wants_bfloat16(config.precision, device)
 
-    def loss_of(step: int) -> torch.Tensor:
+    def loss_of(network: nn.Module, step: int, rows: slice) -> torch.Tensor:
         image, label, stratum, _ = batches(step)
         generator = generator_for(config.seed, "discriminator", step)
         chosen = torch.randint(len(fakes), (half,), generator=generator)
@@ -152,14 +157,27 @@ def _train(
         x = add_noise(x_0, sigma, torch.randn(x_0.shape, generator=generator), judge.groups).to(device)
         both = torch.cat([stratum, fake_stratum[chosen]]).to(device)
         with autocast(device, fast):
-            logit = judge(x, sigma.to(device), both)[:, 0]
+            logit = network(x, sigma.to(device), both)[:, 0]
         return functional.binary_cross_entropy_with_logits(logit, truth)
 
-    budget = Budget(config.max_steps, 60 * config.minutes)
-    for last in optimise(judge, loss_of, optimiser, ema, budget, Progress(0, 0.0, float("nan"), 0.0)):
+    plan = Plan(
+        Budget(config.max_steps, 60 * config.minutes),
+        config.batch,
+        config.batch,
+        config.learning_rate,
+        config.weight_decay,
+        config.ema,
+        checkpoint,
+        config.checkpoint_seconds,
+        frozen(config),
+    )
+    last = averaged = None
+    for last, averaged in train(fabric, judge, loss_of, plan):
         if last.step % 25 == 0:
             tell(Event("train discriminator", last.share, 1.0, {"loss": last.loss, "step": last.step}))
-    ema.copy_to(judge)
+    if averaged is None:
+        raise DataError("the discriminator's budget was used up before its first step; give it more time")
+    averaged.copy_to(judge)
     return judge.eval().requires_grad_(False)
 
 
