@@ -171,8 +171,9 @@ def _train(
         config.checkpoint_seconds,
         frozen(config),
     )
-    last = averaged = None
-    for last, averaged in train(fabric, judge, loss_of, plan):
+    averaged = None
+    for last, ema in train(fabric, judge, loss_of, plan):
+        averaged = ema
         if last.step % 25 == 0:
             tell(Event("train discriminator", last.share, 1.0, {"loss": last.loss, "step": last.step}))
     if averaged is None:
