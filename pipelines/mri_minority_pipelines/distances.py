@@ -38,7 +38,9 @@ def distance_of(config: ScoreConfig, device: torch.device) -> Distance:
         lpips = shift_tolerant_lpips().to(device)
 
         def perceptual(x_0: Batch, denoised: Batch) -> torch.Tensor:
-            return torch.as_tensor(lpips(x_0[:, :1].clamp(-1, 1), denoised[:, :1].clamp(-1, 1)))[:, None]
+            with torch.autocast(device_type=device.type, enabled=False):
+                a, b = (state[:, :1].float().clamp(-1, 1) for state in (x_0, denoised))
+                return torch.as_tensor(lpips(a, b))[:, None]
 
         return perceptual
     if config.distance_file is None:
@@ -48,7 +50,8 @@ def distance_of(config: ScoreConfig, device: torch.device) -> Distance:
     own = FeatureDistance(load_network(config.distance_file)).to(device)
 
     def features(x_0: Batch, denoised: Batch) -> torch.Tensor:
-        return torch.as_tensor(own(x_0, denoised))
+        with torch.autocast(device_type=device.type, enabled=False):
+            return torch.as_tensor(own(x_0.float(), denoised.float()))
 
     return features
 
