@@ -25,3 +25,12 @@ Holdout = Annotated[
     float | None, typer.Option("--holdout", help="Share of subjects that training never sees.", show_default=False)
 ]
 Rarity = Annotated[str, typer.Option("--rarity", help="What rare means: minority, attribute:NAME or file:scores.tsv.")]
+Distance = Annotated[
+    str | None,
+    typer.Option(
+        "--distance",
+        help="What the minority score looks at: balanced, image, labels, both, st-lpips, or file:NET.pt (yours).",
+        show_default=False,
+    ),
+]
+Model = Annotated[Path, typer.Option("--model", help="A model folder.")]

@@ -70,3 +70,14 @@ class NoisyEncoder(nn.Module):
         c_in = self.groups.spread((sigma**2 + SIGMA_DATA**2).rsqrt())
         coarse = functional.pixel_unshuffle(torch.cat([c_in * x, start / SIGMA_DATA], dim=1), self.patch)
         return torch.as_tensor(self.body(coarse, 50 * sigma[:, 0].log(), class_labels=stratum)).float()
+
+    def embed(self, x: Batch, sigma: Sigmas, stratum: Strata) -> Tensor:
+        """What the last layer reads: (B, 512), differentiable in x."""
+        seen: list[Tensor] = []
+        layers = self.body.out
+        handle = layers[1].register_forward_hook(lambda module, given, found: seen.append(found))  # type: ignore[index]
+        try:
+            self(x, sigma, stratum)
+        finally:
+            handle.remove()
+        return seen[0].float()

@@ -14,6 +14,16 @@ LogProbability = Callable[[Batch, Sigmas, Strata], Tensor]
 """(x, sigma, stratum) -> log p(condition | x_sigma) of every item (B,), differentiable in x."""
 
 
+def inside(window: tuple[float, float], sigma: Sigmas) -> bool:
+    """Whether the largest noise level lies in [low, high], compared in the precision of the noise level.
+
+    A float32 level of 0.1 is larger than Python's 0.1; rounding the ends alike keeps both of them closed.
+    """
+    low, high = torch.tensor(window, dtype=sigma.dtype)
+    level = sigma.max().cpu()
+    return bool((low <= level) & (level <= high))
+
+
 @dataclass(frozen=True)
 class Guided:
     """D^ = D + w sigma^2 grad_x log p(condition | x_sigma): Bayes' rule at w = 1.
@@ -37,8 +47,7 @@ class Guided:
     def __call__(self, x: Batch, sigma: Sigmas, stratum: Strata) -> Batch:
         """Return the guided posterior mean (B, C, H, W)."""
         mean = self.base(x, sigma, stratum)
-        level = float(sigma.max())
-        if self.weight == 0 or not self.window[0] <= level <= self.window[1]:
+        if self.weight == 0 or not inside(self.window, sigma):
             return mean
         with torch.enable_grad():
             point = x.detach().requires_grad_(True)

@@ -12,7 +12,8 @@ def wanted_levels(text: str, levels: int) -> Tensor:
     """Parse a wanted class.
 
     Args:
-        text: "rare" (the top level), "common" (level 0), a level ("7"), "rarest:5%", or a range of shares ("50%-60%").
+        text: "rare" (the top level), "common" (level 0), a level ("7"), "rarest:5%", or a range of shares ("50%-60%"):
+            the levels whose middle lies in it, its lower end included. Neighbouring ranges share no level.
         levels: L.
 
     Returns:
@@ -35,8 +36,9 @@ def wanted_levels(text: str, levels: int) -> Tensor:
     elif rarest and 0 < float(rarest[1]) <= 100:
         wanted[-max(1, round(float(rarest[1]) / 100 * levels)) :] = True
     elif shares and 0 <= float(shares[1]) < float(shares[2]) <= 100:
-        middle = (torch.arange(levels, dtype=torch.float64) + 0.5) / levels * 100
-        wanted = (middle >= float(shares[1])) & (middle <= float(shares[2]))
+        middle = (torch.arange(levels, dtype=torch.float64) + 0.5) * 100 / levels
+        # Half open: a middle on the border of two neighbouring ranges belongs to the upper one, never to both.
+        wanted = (middle >= float(shares[1])) & (middle < float(shares[2]))
         if not bool(wanted.any()):
             raise UsageError(f"{text} is narrower than one of the {levels} levels; widen it")
     else:

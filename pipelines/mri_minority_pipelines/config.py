@@ -62,7 +62,9 @@ class ScoreConfig(_Settings):
 
     sigma: float = Field(2.5, gt=0)
     draws: int = Field(4, ge=2)
-    distance: str = "balanced"
+    distance: str = Field("balanced", pattern=r"^(image|labels|both|balanced|st-lpips|file:.+)$")
+    distance_sha256: str | None = None
+    distance_file: Path | None = Field(None, exclude=True)  # where a person keeps things is not written down
     seed: int = 0
 
 
@@ -85,11 +87,27 @@ class ClassifierConfig(_Settings):
     seed: int = 0
 
 
+class DiscriminatorConfig(_Settings):
+    """What low-density sampling needs beside the classifier: a small network that tells real from drawn slices."""
+
+    fakes: int = Field(256, ge=2)
+    channels: tuple[int, ...] = (32, 64, 96)
+    batch: int = Field(32, ge=2, multiple_of=2)
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    precision: Precision = "auto"
+    minutes: float = Field(6.0, gt=0)
+    checkpoint_seconds: float = Field(30.0, ge=0)
+    max_steps: int = Field(2_000, ge=1)
+    seed: int = 0
+
+
 LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "micro_batch"})
 """Settings that a training run in progress may change; every other one belongs to its checkpoint."""
 
 
-def frozen(config: DenoiserConfig | ClassifierConfig) -> dict[str, Any]:
+def frozen(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig) -> dict[str, Any]:
     """The settings that a run in progress may not change."""
     return {key: value for key, value in config.model_dump(mode="json").items() if key not in LENGTH}
 
@@ -97,13 +115,20 @@ def frozen(config: DenoiserConfig | ClassifierConfig) -> dict[str, Any]:
 class SampleConfig(_Settings):
     """How slices are drawn."""
 
-    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "ancestral"
+    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral", "dpmpp_2m_sde"] = "ancestral"
     steps: int = Field(40, ge=2)
     sigma_max: float = Field(20.0, gt=0)
     sigma_min: float = Field(0.02, gt=0)
     guidance: float = Field(6.0, ge=0)
     window: tuple[float, float] = (0.0, 1e9)
     precision: Precision = "auto"
+    self_guidance: float = Field(0.4, ge=0)
+    self_sigma: float = Field(2.5, gt=0)
+    self_every: int = Field(4, ge=1)
+    push: float = Field(6.0, ge=0)
+    pull: float = Field(1.0, ge=0)
+    boost: float = Field(4.0, ge=1)
+    skip: float = Field(0.05, ge=0, lt=1)
 
 
 class Recipe(_Settings):
@@ -115,6 +140,7 @@ class Recipe(_Settings):
     denoiser: DenoiserConfig = DenoiserConfig()
     score: ScoreConfig = ScoreConfig()
     classifier: ClassifierConfig = ClassifierConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     sample: SampleConfig = SampleConfig()
 
 

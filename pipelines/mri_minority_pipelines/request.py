@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.slices.store import SliceStore
 from mri_minority_pipelines.config import PrepareConfig, Recipe, SampleConfig, load_recipe
+from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.stages import prepare
 from mri_minority_pipelines.stages.train import Part
@@ -25,18 +26,20 @@ def resolve(
     holdout: float | None = None,
     minutes: float | None = None,
     classifier_minutes: float | None = None,
+    distance: str | None = None,
 ) -> Recipe:
     """A recipe with what was said on the command line in place of its own values.
 
     Raises:
         UsageError: A value is not allowed, or the label file is not a map of names to lists of numbers.
+        DataError: The network of a distance `file:PATH` is missing.
     """
     settings = load_recipe(recipe).model_dump()
     changes: list[tuple[str, str, Any]] = [
         ("prepare", "holdout", holdout),
         ("denoiser", "minutes", minutes),
         ("classifier", "minutes", classifier_minutes),
-        *((stage, "seed", seed) for stage in ("prepare", "denoiser", "score", "classifier")),
+        *((stage, "seed", seed) for stage in ("prepare", "denoiser", "score", "classifier", "discriminator")),
     ]
     if labels is not None:
         if not labels.is_file():
@@ -45,6 +48,8 @@ def resolve(
     for stage, key, value in changes:
         if value is not None:
             settings[stage][key] = value
+    distance = distance or settings["score"]["distance"]
+    settings["score"] = with_file(settings["score"], distance)
     return _validated(Recipe, settings)
 
 

@@ -28,6 +28,12 @@ def _one_line(text: str) -> bool:
         (["train", "empty", "--out", "model", "--device", "abacus"], 2, "--device"),
         (["synthesize", "--model", "empty", "--out", "slices"], 3, "model.json"),
         (["synthesize", "--model", "empty", "--out", "slices", "--format", "jpeg"], 2, "nifti"),
+        (["synthesize", "--model", "empty", "--out", "slices", "--method", "gan"], 3, "model.json"),
+        (["score", "nowhere", "--model", "empty", "--out", "s.tsv"], 3, "model.json"),
+        (["compare", "--model", "empty", "--out", "c"], 3, "model.json"),
+        (["discriminator", "empty", "--model", "empty"], 3, "model.json"),
+        (["train", "empty", "--out", "model", "--distance", "far"], 2, "score.distance"),
+        (["train", "empty", "--out", "model", "--distance", "file:absent.pt"], 3, "absent.pt"),
         (["verify", "empty"], 3, "manifest.json"),
         (["info", "empty"], 3, "none of them"),
     ],
@@ -49,7 +55,22 @@ def test_bad_requests(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "synthesize", "verify", "info", "recipes", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "prepare",
+        "train",
+        "score",
+        "discriminator",
+        "synthesize",
+        "compare",
+        "verify",
+        "info",
+        "recipes",
+        "doctor",
+        "demo",
+    ],
+)
 def test_every_verb_helps_with_an_example(verb: str) -> None:
     """--help shows what it does and a command to copy."""
     result = run(app, [verb, "--help"])

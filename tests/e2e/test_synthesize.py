@@ -22,7 +22,7 @@ BASE = synthesize.Request("rare", "minority", "minority", 5, (0.0, 1.0), seed=4,
 
 def draw(model: Path, out: Path, request: synthesize.Request = BASE, **changes: object) -> Path:
     """Run the stage with the tiny model."""
-    config = SampleConfig(steps=3).model_copy(update=changes)
+    config = SampleConfig(steps=3, precision="float32").model_copy(update=changes)
     synthesize.run(request, config, ModelFolder(model), out, CPU, silent)
     return out
 
@@ -75,6 +75,83 @@ def test_no_guidance_is_the_ancestral_sample(model: Path, tmp_path: Path) -> Non
 
     np.testing.assert_array_equal(pixels(plain), pixels(zero))
     assert np.abs(pixels(strong) - pixels(plain)).max() > 0
+
+
+@pytest.mark.parametrize("method", ["self-guided", "boost-and-skip", "minority+boost-and-skip", "minority+self-guided"])
+def test_every_method_draws_and_says_how(method: str, model: Path, tmp_path: Path) -> None:
+    """Its pixels differ from the plain ones, the same seed gives the same, the manifest tells all that is needed."""
+    settings = {"skip": 0.4, "self_every": 2}
+    out = draw(model, tmp_path / "a", _with(method=method, count=3), **settings)
+    plain = draw(model, tmp_path / "plain", _with(method="ancestral", count=3))
+    again = draw(model, tmp_path / "b", _with(method=method, count=3, batch=3), **settings)
+    name = "images/synth_00001.nii.gz"
+
+    def pixels(folder: Path) -> np.ndarray:
+        return np.asarray(nib.load(folder / name).dataobj)
+
+    assert np.abs(pixels(out) - pixels(plain)).max() > 0
+    np.testing.assert_allclose(pixels(out), pixels(again), atol=1e-2 * np.abs(pixels(out)).max())
+    manifest = read_manifest(out)
+    assert manifest["method"] == method
+    assert manifest["sample"]["skip"] == manifest["slices"][0]["trace"]["sample"]["skip"] == 0.4
+    assert (manifest["classifier_sha256"] is not None) == ("minority" in method)
+    assert (manifest["rarity"] is not None) == ("minority" in method)
+    assert verify_dataset(out) == []
+
+
+def test_neutral_settings_are_the_plain_sampler(model: Path, tmp_path: Path) -> None:
+    """Gain 1 and nothing skipped, or no self-guidance: not a pixel differs."""
+    plain = draw(model, tmp_path / "plain", _with(method="ancestral"))
+    boost = draw(model, tmp_path / "boost", _with(method="boost-and-skip"), boost=1.0, skip=0.0)
+    own = draw(model, tmp_path / "own", _with(method="self-guided"), self_guidance=0.0)
+    for other in (boost, own):
+        for item in range(5):
+            name = f"images/synth_{item:05d}.nii.gz"
+            first, second = (np.asarray(nib.load(folder / name).dataobj) for folder in (plain, other))
+            np.testing.assert_array_equal(first, second)
+
+
+def test_what_a_slice_costs(model: Path, tmp_path: Path) -> None:
+    """Network calls per slice are counted, not computed from the settings."""
+
+    def costs(method: str, **changes: object) -> tuple[int, int]:
+        config = SampleConfig(steps=6, precision="float32").model_copy(update=changes)
+        out = tmp_path / method.replace("+", "-")
+        found = synthesize.run(_with(method=method, count=3), config, ModelFolder(model), out, CPU, silent)
+        assert found["seconds"] > 0
+        return found["denoiser_calls"], found["guidance_calls"]
+
+    assert costs("ancestral") == (6, 0)
+    assert costs("minority") == (6, 6)
+    assert costs("self-guided", self_every=3) == (8, 0)
+    assert costs("boost-and-skip", skip=0.34) == (4, 0)
+    assert costs("minority+self-guided", self_every=2) == (9, 6)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("GAN", "ancestral, minority, low-density"),
+        ("minority+minority", "minority\\+boost-and-skip"),
+        ("ancestral+minority", "cannot be combined"),
+        ("", "found ''"),
+    ],
+)
+def test_wrong_methods_are_refused(method: str, says: str, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        draw(model, tmp_path / "x", _with(method=method))
+    assert not (tmp_path / "x").exists()
+
+
+def test_boost_and_skip_needs_a_stochastic_solver(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"stochastic solver \(ancestral, dpmpp_2m_sde\), found heun"):
+        draw(model, tmp_path / "x", _with(method="boost-and-skip"), solver="heun")
+    assert read_manifest(draw(model, tmp_path / "y", _with(method="boost-and-skip"), solver="dpmpp_2m_sde"))["slices"]
+
+
+def test_low_density_says_what_it_needs(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"low-density-minority\.safetensors .*`mri-minority discriminator"):
+        draw(model, tmp_path / "x", _with(method="low-density"))
 
 
 def test_a_longer_run_begins_with_the_shorter_one(model: Path, tmp_path: Path) -> None:

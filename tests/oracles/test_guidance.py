@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mri_minority.core.types import Batch, Sigmas, Strata
 from mri_minority.diffusion.guidance import Guided, LogProbability
+from mri_minority.diffusion.guidance import inside as in_window
 from mri_minority.diffusion.kernel import ChannelGroups, sigma_from_abar, sigma_path
 from mri_minority.diffusion.sampling import draw_slices
 from mri_minority.diffusion.solvers import SOLVERS
@@ -138,6 +139,19 @@ def test_guides_inside_the_window_only() -> None:
         mean, plain = guided(x, level, no_strata(x)), world(x, level, no_strata(x))
         assert torch.equal(mean, plain) != inside
     assert asked == [0.5, 1.0, 4.0]
+
+
+@pytest.mark.parametrize("end", [0.1, 0.7, 2.3, 13.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_both_ends_are_closed_in_every_precision(end: float, dtype: torch.dtype) -> None:
+    """0.1 as float32 is larger than Python's 0.1, 0.7 smaller: a level equal to an end is inside all the same."""
+    level = torch.full((2, 1), end, dtype=dtype)
+    for window in ((0.0, end), (end, 100.0), (end, end)):
+        assert in_window(window, level)
+    above, below = torch.nextafter(level, level + 1), torch.nextafter(level, level - 1)
+    assert not in_window((0.0, end), above)
+    assert not in_window((end, 100.0), below)
+    assert in_window((0.0, float("inf")), level)
 
 
 def test_the_window_looks_at_the_noisier_group() -> None:

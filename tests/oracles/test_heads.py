@@ -124,6 +124,34 @@ def test_wanted_levels(text: str, levels: int, wanted: list[int]) -> None:
     assert wanted_levels(text, levels).nonzero().ravel().tolist() == wanted
 
 
+@pytest.mark.parametrize("levels", range(2, 31))
+def test_neighbouring_ranges_share_no_level_and_leave_none_out(levels: int) -> None:
+    """Borders fall on the middles of levels for many of these; each level belongs to one range still."""
+    for width in (10, 20, 25, 50):
+        claimed = torch.zeros(levels, dtype=torch.long)
+        for low in range(0, 100, width):
+            middles = [(k + 0.5) * 100 / levels for k in range(levels)]
+            if any(low <= m < low + width for m in middles):
+                claimed += wanted_levels(f"{low}%-{low + width}%", levels)
+            else:
+                with pytest.raises(UsageError, match="narrower"):
+                    wanted_levels(f"{low}%-{low + width}%", levels)
+        assert claimed.tolist() == [1] * levels
+
+
+@pytest.mark.parametrize(
+    ("text", "levels", "wanted"),
+    [("30%-50%", 5, [1]), ("50%-70%", 5, [2]), ("0%-10%", 5, [0]), ("0%-100%", 3, [0, 1, 2])],
+)
+def test_a_middle_on_the_border_belongs_to_the_upper_range(text: str, levels: int, wanted: list[int]) -> None:
+    if text == "0%-10%":  # the middle of level 0 is 10 %: it begins the next range
+        with pytest.raises(UsageError, match="narrower"):
+            wanted_levels(text, levels)
+        assert wanted_levels("10%-20%", levels).nonzero().ravel().tolist() == wanted
+    else:
+        assert wanted_levels(text, levels).nonzero().ravel().tolist() == wanted
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -91,15 +91,16 @@ def test_last_step_needs_one_call(name: str) -> None:
     assert counting.calls == 4 * SOLVERS[name].calls_per_step + 1
 
 
-def test_ancestral_samples_the_world() -> None:
-    """Mean and covariance of 4000 draws, within the sampling error and the 2 % of variance that 300 steps leave."""
+@pytest.mark.parametrize(("name", "steps", "bias"), [("ancestral", 300, 0.02), ("dpmpp_2m_sde", 100, 0.02)])
+def test_stochastic_solvers_sample_the_world(name: str, steps: int, bias: float) -> None:
+    """Mean and covariance of 4000 draws, within the sampling error and the 2 % of variance that so many steps leave."""
     world = correlated_world(3)
     generator = torch.Generator().manual_seed(4)
-    n, path = 4000, sigma_path(8.0, 0.01, 300, 2)
+    n, path = 4000, sigma_path(8.0, 0.01, steps, 2)
     eps = torch.randn(n, 2, 1, 3, generator=generator, dtype=torch.float64)
     x = world.sample(torch.zeros(n, dtype=torch.long), generator) + 8.0 * eps
-    found = SOLVERS["ancestral"].run(world, x, path, no_strata(x), world.groups, noise_from(generator, x)).flatten(1)
-    assert_moments(found, world.mean[0].flatten(), world.covariance[0], bias=0.02)
+    found = SOLVERS[name].run(world, x, path, no_strata(x), world.groups, noise_from(generator, x)).flatten(1)
+    assert_moments(found, world.mean[0].flatten(), world.covariance[0], bias)
 
 
 def assert_moments(found: Tensor, mean: Tensor, covariance: Tensor, bias: float) -> None:
@@ -131,6 +132,52 @@ def test_ancestral_recursion_in_closed_form() -> None:
     found = SOLVERS["ancestral"].run(world, x, path, no_strata(x), ONE_GROUP, noise_from(generator, x))
     assert float(found.mean()) == pytest.approx(mean, abs=5 * (variance / 40000) ** 0.5)
     assert float(found.var()) == pytest.approx(variance, rel=5 * (2 / 40000) ** 0.5)
+
+
+def sde_moments(mu: float, s: float, path: list[float], mean: float, variance: float) -> tuple[float, float]:
+    """Mean and variance that the multistep SDE solver leaves in a Gaussian world, by its own linear recursion.
+
+    The state of the recursion is (x, D_last), so its covariance is a 2 x 2 matrix.
+    """
+    first = torch.tensor([mean, 0.0], dtype=torch.float64)
+    second = torch.tensor([[variance, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    last_h = 0.0
+    for before, after in itertools.pairwise(path):
+        r, k = after**2 / before**2, s**2 / (s**2 + before**2)
+        h = math.log(before / after)
+        share = h / (2 * last_h) if last_h else 0.0
+        # D = mu (1 - k) + k x; x' = r x + (1 - r) ((1 + share) D - share D_last) + noise.
+        gain = torch.tensor([[r + (1 - r) * (1 + share) * k, -(1 - r) * share], [k, 0.0]], dtype=torch.float64)
+        shift = mu * (1 - k) * torch.tensor([(1 - r) * (1 + share), 1.0], dtype=torch.float64)
+        first, second = gain @ first + shift, gain @ second @ gain.T
+        second[0, 0] += after**2 * (1 - r)
+        last_h = h
+    return float(first[0]), float(second[0, 0])
+
+
+def test_multistep_sde_recursion_in_closed_form() -> None:
+    """At 6 coarse steps of unequal length: mean and variance are those of the scheme's linear recursion."""
+    mu, s, path = 0.4, 0.5, sigma_path(4.0, 0.2, 6, 1)[:-1]
+    mean, variance = sde_moments(mu, s, path[:, 0].tolist(), 2.0, 0.7**2)
+    generator = torch.Generator().manual_seed(5)
+    x = 2.0 + 0.7 * torch.randn(20000, 1, 1, 2, generator=generator, dtype=torch.float64)
+    world = IsotropicGaussian(mu, s)
+    found = SOLVERS["dpmpp_2m_sde"].run(world, x, path, no_strata(x), ONE_GROUP, noise_from(generator, x))
+    assert float(found.mean()) == pytest.approx(mean, abs=4 * (variance / 40000) ** 0.5)
+    assert float(found.var()) == pytest.approx(variance, rel=4 * (2 / 40000) ** 0.5)
+
+
+def test_multistep_sde_needs_fewer_steps_than_ancestral() -> None:
+    """The stationary variance in a Gaussian world, by both recursions at 40 steps: the second order pays."""
+    s, path = 0.5, sigma_path(20.0, 0.02, 40, 1)[:-1, 0].tolist()
+    start = s**2 + 400.0
+    _, multistep = sde_moments(0.0, s, path, 0.0, start)
+    ancestral = start
+    for before, after in itertools.pairwise(path):
+        r, k = after**2 / before**2, s**2 / (s**2 + before**2)
+        ancestral = (k + r * (1 - k)) ** 2 * ancestral + after**2 * (1 - r)
+    exact = s**2 + 0.02**2
+    assert abs(multistep - exact) < abs(ancestral - exact) / 3
 
 
 # Two groups: one is given, the other drawn.

@@ -34,6 +34,14 @@ TINY: dict[str, Any] = {
         "max_steps": 8,
         "minutes": 60,
     },
+    "discriminator": {
+        "precision": "float32",
+        "channels": [32, 32],
+        "batch": 4,
+        "max_steps": 4,
+        "fakes": 6,
+        "minutes": 60,
+    },
     "sample": {"steps": 3, "precision": "float32"},
 }
 

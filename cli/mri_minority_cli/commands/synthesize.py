@@ -19,7 +19,10 @@ def command(
         typer.Option("--class", help="rare, common, a level, a share such as rarest:5%, or a range such as 50%-60%."),
     ] = "rare",
     count: Annotated[int, typer.Option("--count", min=1, help="How many slices.")] = 16,
-    method: Annotated[str, typer.Option("--method", help="minority (guided) or ancestral (unguided).")] = "minority",
+    method: Annotated[
+        str,
+        typer.Option("--method", help="minority, ancestral, self-guided, low-density, boost-and-skip; join with +."),
+    ] = "minority",
     rarity: Rarity = "minority",
     guidance: Annotated[
         float | None,
@@ -27,7 +30,8 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=2, help="Sampling steps.", show_default=False)] = None,
     solver: Annotated[
-        str | None, typer.Option("--solver", help="euler, heun, dpmpp_2m or ancestral.", show_default=False)
+        str | None,
+        typer.Option("--solver", help="euler, heun, dpmpp_2m, ancestral, dpmpp_2m_sde.", show_default=False),
     ] = None,
     heights: Annotated[
         tuple[float, float],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mri_minority_cli.options import Debug, Device, DryRun, Holdout, Json, LabelMap, Rarity, RecipeName, Seed
+from mri_minority_cli.options import Debug, Device, Distance, DryRun, Holdout, Json, LabelMap, Rarity, RecipeName, Seed
 from mri_minority_cli.speech import dry_run, speaking
 
 EXAMPLE = "Example: mri-minority train ~/brains --recipe brain_t1_2mm --out brains.model --max-minutes 60"
@@ -25,6 +25,7 @@ def command(
     ] = None,
     stage: Annotated[str, typer.Option("--stage", help="all, denoiser, score or classifier.")] = "all",
     rarity: Rarity = "minority",
+    distance: Distance = None,
     labels: LabelMap = None,
     holdout: Holdout = None,
     seed: Seed = None,
@@ -49,6 +50,7 @@ def command(
             holdout=holdout,
             minutes=max_minutes,
             classifier_minutes=classifier_minutes,
+            distance=distance,
         )
         if dry:
             dry_run(resolved.model_dump(mode="json"))

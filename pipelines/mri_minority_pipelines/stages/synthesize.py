@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,32 +16,22 @@ import numpy as np
 import torch
 
 from mri_minority import __version__
-from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.core.rng import generator_for
-from mri_minority.core.types import Batch, Sigmas, Strata
-from mri_minority.diffusion.denoiser import Denoiser
-from mri_minority.diffusion.guidance import Guided
-from mri_minority.diffusion.kernel import sigma_path
-from mri_minority.diffusion.sampling import draw_slices
-from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice
-from mri_minority.minority.heads import log_probabilities, log_probability_of
-from mri_minority.minority.target import wanted_levels
 from mri_minority.report.figures import contact_sheet
-from mri_minority.training.checkpoint import load_tensors
-from mri_minority.training.precision import autocast, wants_bfloat16
+from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
-from mri_minority_pipelines.config import ClassifierConfig, SampleConfig
+from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
-from mri_minority_pipelines.model_folder import ModelFolder, load_world
+from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
-from mri_minority_pipelines.stages.train_classifier import build_classifier
+from mri_minority_pipelines.samplers import Sampler, build_sampler
 
 _SHOWN = 32
 
@@ -52,7 +43,8 @@ class Request:
     Args:
         wanted: "rare", "common", a level, "rarest:5%", "50%-60%".
         rarity: Which of the model's classifiers guides.
-        method: "minority" or "ancestral" (no guidance).
+        method: "ancestral" (no guidance), "minority", "low-density", "self-guided", "boost-and-skip", or several of
+            the last four joined by +.
         count: How many slices.
         heights: Only strata whose middle lies between these normalised heights.
         seed: Of the whole set; item i depends on (seed, i) alone.
@@ -82,41 +74,37 @@ def run(
     Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them. They are
     drawn in blocks of `request.batch`, always the same ones, so the number of workers changes nothing but the time.
 
+    A run that goes on does so in the arithmetic in which it began.
+
+    Returns:
+        Where the set is, the request, and the cost: `seconds` of sampling over all blocks and processes, and the
+        `denoiser_calls` and `guidance_calls` that each slice took.
+
     Raises:
-        UsageError: The wanted class, rarity or heights do not exist in this model.
+        UsageError: The method, wanted class, rarity or heights do not exist in this model.
         DataError: `out` holds something, or the model folder is not one.
     """
     card = model.card()
-    levels, _ = _condition(request, card, model, device)
+    sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
-    fast = wants_bfloat16(config.precision, device)
-    header = {
-        "synthetic": True,
-        "version": __version__,
-        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
-        "classifier_sha256": card["classifiers"][rarities.slug(request.rarity)]["sha256"] if levels else None,
-        "method": request.method,
-        "rarity": rarities.without_folders(request.rarity) if levels else None,
-        "wanted": request.wanted if levels else None,
-        "levels": levels,
-        "heights": list(request.heights),
-        "seed": request.seed,
-        "sample": config.model_dump(mode="json"),
-        "label_names": card["label_names"],
-        "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
-        "bfloat16": fast,
-        "audit": "not run",
-    }
     building = out.with_name(f".{out.name}.building")
+    begun_in = _begun_in(building) if config.precision == "auto" else None
+    fast = wants_bfloat16(config.precision, device) if begun_in is None else begun_in
+    header = _header(request, sampler, config, model, fast)
     _begin(building, header)
     draw = Draw(request, config, model, header, building)
     with _helpers(draw, device, min(workers, len(draw.blocks()))):
         draw.work(device, lambda done: tell(Event("synthesize", done, request.count, {})))
-    rows = draw.rows()
+    rows, costs = draw.rows(), draw.costs()
     _finish(request, rows, header, card, building)
     publish_folder(building, out)
-    return {"out": str(out), "slices": len(rows), **{k: header[k] for k in ("method", "rarity", "wanted", "seed")}}
+    return {
+        "out": str(out),
+        "slices": len(rows),
+        **{k: header[k] for k in ("method", "rarity", "wanted", "seed")},
+        **costs,
+    }
 
 
 @dataclass(frozen=True)
@@ -145,15 +133,17 @@ class Draw:
     def work(self, device: torch.device, told: Callable[[int], None]) -> None:
         """Draw and write whatever blocks are missing; return when all are there."""
         card = self.model.card()
-        _, log_p = _condition(self.request, card, self.model, device)
+        request = self.request
+        sampler = build_sampler(request.method, request.wanted, request.rarity, self.config, self.model, device)
         strata, size = _strata_of_items(self.request, card), self.model.recipe().prepare.size
         net = self.model.denoiser().to(device)
 
         def block(items: list[int], result: Path) -> None:
             stratum = strata[torch.as_tensor(items)]
-            states = _sample(
-                self.request, self.config, size, net, log_p, items, stratum, device, self.header["bfloat16"]
-            )
+            begun = time.monotonic()
+            states, calls = sampler.draw(net, size, items, stratum, request.seed, device, self.header["bfloat16"])
+            cost = {"seconds": time.monotonic() - begun, **asdict(calls)}
+            write_json_atomic(_cost_beside(result), cost)
             write_json_atomic(result, list(_export(states, items, stratum, self.header, card, self.building)))
 
         pieces = [Piece(r, partial(block, i, r)) for i, r in zip(self.blocks(), self._results(), strict=True)]
@@ -164,8 +154,21 @@ class Draw:
         """The manifest's rows, in the order of their items."""
         return [row for result in self._results() for row in json.loads(result.read_text(encoding="utf-8"))]
 
+    def costs(self) -> dict[str, float | int]:
+        """Seconds of sampling over all blocks, whoever drew them, and network calls per slice."""
+        found = [json.loads(_cost_beside(result).read_text(encoding="utf-8")) for result in self._results()]
+        return {
+            "seconds": round(sum(cost["seconds"] for cost in found), 3),
+            "denoiser_calls": found[0]["denoiser"],
+            "guidance_calls": found[0]["guidance"],
+        }
+
     def _results(self) -> list[Path]:
         return [self.building / f"block-{items[0]:07d}-{items[-1]:07d}.json" for items in self.blocks()]
+
+
+def _cost_beside(result: Path) -> Path:
+    return result.with_name(f"cost-{result.name}")
 
 
 @contextmanager
@@ -192,56 +195,26 @@ def _help(draw: Draw, device: torch.device, threads: int) -> None:
     draw.work(device, lambda done: None)
 
 
-def _condition(
-    request: Request, card: dict[str, Any], model: ModelFolder, device: torch.device
-) -> tuple[list[int] | None, Callable[[Batch, Sigmas, Strata], torch.Tensor] | None]:
-    """The wanted levels and log p(wanted levels | x_sigma), or nothing for unguided sampling."""
-    if request.method == "ancestral":
-        return None, None
-    if request.method != "minority":
-        raise UsageError(f"expected --method minority or ancestral, found {request.method!r}")
-    name = rarities.slug(request.rarity)
-    entry = card["classifiers"].get(name)
-    if entry is None:
-        have = ", ".join(e["rarity"] for e in card["classifiers"].values()) or "none"
-        raise UsageError(
-            f"this model has no classifier for {request.rarity!r} (it has: {have}); run `mri-minority train` with "
-            f"--rarity {request.rarity} and the same --out"
-        )
-    wanted = wanted_levels(request.wanted, entry["levels"]).to(device)
-    config = ClassifierConfig.model_validate(entry["config"])
-    world = load_world(model.path / "world.safetensors", len(card["label_names"]))
-    net = build_classifier(world, config, entry["levels"])
-    net.load_state_dict(load_tensors(model.path / f"classifier-{name}.safetensors")[0])
-    net = net.to(device).eval().requires_grad_(False)
-
-    def log_p(x: Batch, sigma: Sigmas, stratum: Strata) -> torch.Tensor:
-        outputs = net(x, sigma, stratum)
-        every = log_probabilities(config.head, outputs, entry["levels"])
-        return log_probability_of(every, wanted.expand(len(x), -1))
-
-    return [int(i) for i in wanted.nonzero().ravel()], log_p
-
-
-def _sample(
-    request: Request,
-    config: SampleConfig,
-    size: tuple[int, int],
-    net: UNetDenoiser,
-    log_p: Callable[[Batch, Sigmas, Strata], torch.Tensor] | None,
-    items: list[int],
-    stratum: torch.Tensor,
-    device: torch.device,
-    fast: bool,
-) -> torch.Tensor:
-    """States (B, C, H, W) of some items."""
-    denoiser: Denoiser = net if log_p is None else Guided(net, log_p, config.guidance, net.groups, config.window)
-    path = sigma_path(config.sigma_max, config.sigma_min, config.steps, len(net.groups.sizes))
-    shape = (net.groups.channels, *size)
-    with autocast(device, fast):
-        return draw_slices(
-            denoiser, SOLVERS[config.solver], path, items, stratum, shape, request.seed, net.groups, device
-        ).cpu()
+def _header(request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool) -> dict[str, Any]:
+    """What the manifest says of the whole set."""
+    card = model.card()
+    return {
+        "synthetic": True,
+        "version": __version__,
+        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
+        **sampler.used,
+        "method": sampler.name,
+        "rarity": rarities.without_folders(request.rarity) if sampler.used["classifier_sha256"] else None,
+        "wanted": request.wanted if sampler.levels else None,
+        "levels": sampler.levels,
+        "heights": list(request.heights),
+        "seed": request.seed,
+        "sample": config.model_dump(mode="json"),
+        "label_names": card["label_names"],
+        "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
+        "bfloat16": fast,
+        "audit": "not run",
+    }
 
 
 def _export(
@@ -296,7 +269,7 @@ def _finish(
         ),
     )
     forget_locks(building)
-    for working in (building / "header.json", *building.glob("block-*.json")):
+    for working in (building / "header.json", *building.glob("block-*.json"), *building.glob("cost-*.json")):
         working.unlink(missing_ok=True)
     write_manifest(building, header, rows)
 
@@ -315,6 +288,17 @@ def pictures(folder: Path, manifest: dict[str, Any], most: int) -> tuple[np.ndar
 def _plane(path: Path) -> np.ndarray:
     """The single plane of an exported file (H, W)."""
     return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
+
+
+def _begun_in(building: Path) -> bool | None:
+    """The arithmetic of an interrupted run: measured again it could differ, and two halves would not match."""
+    said = building / "header.json"
+    if not said.is_file():
+        return None
+    try:
+        return bool(json.loads(said.read_text(encoding="utf-8"))["bfloat16"])
+    except (ValueError, KeyError):  # torn or of another version: the run is thrown away below
+        return None
 
 
 def _begin(building: Path, header: dict[str, Any]) -> None:

@@ -1,14 +1,14 @@
 """train, last part: levels from scores, and the classifier that recognises them under noise."""
 
+import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from mri_minority.backbones.monai_encoder import EncoderShape, NoisyEncoder
@@ -16,6 +16,7 @@ from mri_minority.core.rng import generator_for, normal_for
 from mri_minority.diffusion.gaussian import GaussianWorld
 from mri_minority.diffusion.kernel import add_noise
 from mri_minority.diffusion.state import encode
+from mri_minority.minority.calibration import Calibration, calibration_of
 from mri_minority.minority.heads import level_loss, log_probabilities, outputs_of
 from mri_minority.minority.levels import LevelScale
 from mri_minority.slices.batches import SliceBatches
@@ -24,6 +25,7 @@ from mri_minority.training.checkpoint import save_tensors
 from mri_minority.training.journal import Journal
 from mri_minority.training.loop import Budget, Plan, Progress, train
 from mri_minority.training.precision import autocast, wants_bfloat16
+from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import ClassifierConfig, frozen
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.stages.follow import follow
@@ -74,7 +76,7 @@ def run(
         config.checkpoint_seconds,
         frozen(config),
     )
-    seen: dict[str, dict[str, float]] = {}
+    seen: dict[str, dict[str, Any]] = {}
 
     def report(journal: Journal, progress: Progress) -> None:
         if len(store.indices("holdout")):
@@ -87,6 +89,9 @@ def run(
     last = follow(fabric, net, steps, out.parent, name, budget.seconds, config.log_steps, report, tell)
     result = {**asdict(last), "held_out": seen}
     if fabric.is_global_zero:
+        if seen:
+            table = out.with_name(f"calibration-{out.stem.removeprefix('classifier-')}.tsv")
+            write_calibration(table, config, scale.levels, seen)
         save_tensors(out, dict(net.state_dict()), {"report": result})
         checkpoint.unlink(missing_ok=True)
     fabric.barrier()
@@ -135,8 +140,19 @@ def calibration(
     store: SliceStore,
     level: torch.Tensor,
     most: int = 768,
-) -> dict[str, dict[str, float]]:
-    """Per noise level, on held-out subjects: mean log-likelihood (chance is -ln L) and AUROC of the top level."""
+) -> dict[str, dict[str, Any]]:
+    """Per noise level, on held-out subjects: what :class:`mri_minority.minority.calibration.Calibration` holds.
+
+    Any number of slices will do, fewer than a batch too.
+
+    Args:
+        config: Which head, and the seed of the noise.
+        net: The classifier, in evaluation mode.
+        levels: L.
+        store: The slices; at least one is held out.
+        level: Level of every slice of the store (N,).
+        most: Take so many, evenly spread, if there are more.
+    """
     index, device = store.indices("holdout"), next(net.parameters()).device
     index = index[np.linspace(0, len(index) - 1, min(most, len(index))).astype(int)]
     image, label = store.read(index)
@@ -152,11 +168,16 @@ def calibration(
             noisy = add_noise(x, noise_level, eps, net.groups).to(device)
             outputs = net(noisy, noise_level.to(device), stratum[start : start + 64].to(device))
             rows.append(log_probabilities(config.head, outputs.cpu(), levels))
-        log_p = torch.cat(rows)
-        top = truth == levels - 1
-        both = bool(top.any()) and not bool(top.all())
-        report[str(sigma)] = {
-            "log_likelihood": round(-float(level_loss(log_p, truth)), 4),
-            "auroc_top": round(float(roc_auc_score(top.numpy(), log_p[:, -1].numpy())), 4) if both else float("nan"),
-        }
+        found = asdict(calibration_of(torch.cat(rows), truth))
+        report[str(sigma)] = {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
     return report
+
+
+def write_calibration(path: Path, config: ClassifierConfig, levels: int, report: dict[str, dict[str, Any]]) -> None:
+    """Write the calibration report as TSV, one line per noise level; `chance` is the log-likelihood of a guess."""
+    names = [field.name for field in fields(Calibration)]
+    lines = ["\t".join(["sigma", "head", "chance", *names])]
+    for sigma, found in report.items():
+        cells = ["" if found[name] is None else str(found[name]) for name in names]
+        lines.append("\t".join([sigma, config.head, f"{-math.log(levels):.4f}", *cells]))
+    write_text_atomic(path, "\n".join(lines) + "\n")
