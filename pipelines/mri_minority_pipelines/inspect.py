@@ -14,7 +14,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.export.dataset import read_manifest
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import bfloat16_pays
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import ModelFolder, find_model
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         DataError: It is none of them.
     """
+    path = find_model(path).path
     if (path / "store.json").is_file():
         store = SliceStore(path)
         counts = np.bincount(store.strata(), minlength=len(store.strata_names)).tolist()

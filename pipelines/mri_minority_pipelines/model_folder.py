@@ -17,7 +17,7 @@ from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines.config import DenoiserConfig, Recipe
 
-FORMAT = 1
+FORMAT = 2
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
