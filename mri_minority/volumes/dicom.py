@@ -116,8 +116,8 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[tuple[Path, str]]
         try:
             with foreign_parser(path.name):
                 header = _header(path)
-                if "Rows" not in header:
-                    continue  # a report, a presentation state, a directory: no image
+                if not _is_image(path, header):
+                    continue
                 frames = frames_of(path, header)
                 said = _Said.of(header)
         except DataError as error:
@@ -208,6 +208,20 @@ def _header(path: Path) -> pydicom.Dataset:
         # It would be unpacked whole before anything of it could be checked.
         raise DataError(f"expected pixel data that are not deflated in {shown(path.name)}; convert it with dcmconv")
     return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+
+
+def _is_image(path: Path, header: pydicom.Dataset) -> bool:
+    """Whether it is an image, not a report, a presentation state or a directory.
+
+    Raises:
+        DataError: It says that it is an image and has no rows, as a truncated file has none, or says nothing.
+    """
+    if "Rows" in header:
+        return True
+    kind = header.file_meta.get("MediaStorageSOPClassUID")
+    if kind is None or "Image Storage" in kind.name:
+        raise DataError(f"expected an image in {shown(path.name)}, found no rows of pixels; copy it again")
+    return False
 
 
 def _numbered(groups: list[_Group]) -> Iterator[tuple[int, _Group]]:
