@@ -311,7 +311,12 @@ def _problem(image: Path, labels: list[Path], twice: bool) -> str | None:
     files = [image, *labels]
     for file in files:
         if not file.exists():
-            return f"expected a file, {shown(file.name)} is a link that leads nowhere; fetch its content"
+            what = (
+                "is a link that leads nowhere; fetch its content"
+                if file.is_symlink()
+                else "is missing; correct the list"
+            )
+            return f"expected a file, {shown(file.name)} {what}"
         if _text(file.name) != file.name:
             return f"expected a file name in UTF-8, found {shown(file.name)}; rename it"
     if twice:
