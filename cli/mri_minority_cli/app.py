@@ -2,7 +2,7 @@
 
 import typer
 
-from mri_minority_cli.commands import demo, doctor, info, prepare, recipes, synthesize, train, verify
+from mri_minority_cli.commands import demo, doctor, export, info, prepare, recipes, synthesize, train, verify
 
 app = typer.Typer(
     name="mri-minority",
@@ -13,7 +13,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (prepare, train, synthesize, verify, info, recipes, doctor, demo):
+for verb in (prepare, train, synthesize, export, verify, info, recipes, doctor, demo):
     app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
 
 

@@ -50,7 +50,8 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "manifest.json").is_file():
         manifest = read_manifest(path)
         said = {key: manifest[key] for key in ("method", "rarity", "wanted", "seed", "audit", "version")}
-        return {"kind": "synthetic data set", "slices": len(manifest["slices"]), **said}
+        layout = manifest.get("export", "nifti")
+        return {"kind": "synthetic data set", "layout": layout, "slices": len(manifest["slices"]), **said}
     raise DataError(f"expected a slice store, a model folder or a synthetic data set, {path} is none of them")
 
 

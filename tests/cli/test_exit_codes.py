@@ -28,6 +28,9 @@ def _one_line(text: str) -> bool:
         (["train", "empty", "--out", "model", "--device", "abacus"], 2, "--device"),
         (["synthesize", "--model", "empty", "--out", "slices"], 3, "model.json"),
         (["synthesize", "--model", "empty", "--out", "slices", "--format", "jpeg"], 2, "nifti"),
+        (["export", "empty", "--to", "nnunet", "--out", "slices"], 3, "manifest.json"),
+        (["export", "empty", "--to", "jpeg", "--out", "slices"], 2, "nnunet"),
+        (["export", "empty", "--to", "bids", "--real", "empty", "--out", "slices"], 2, "--real"),
         (["verify", "empty"], 3, "manifest.json"),
         (["info", "empty"], 3, "none of them"),
     ],
@@ -49,7 +52,9 @@ def test_bad_requests(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("verb", ["prepare", "train", "synthesize", "verify", "info", "recipes", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["prepare", "train", "synthesize", "export", "verify", "info", "recipes", "doctor", "demo"]
+)
 def test_every_verb_helps_with_an_example(verb: str) -> None:
     """--help shows what it does and a command to copy."""
     result = run(app, [verb, "--help"])
