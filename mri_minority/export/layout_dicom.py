@@ -183,10 +183,8 @@ def _make_repeatable(header: Dataset, dimensions: str) -> None:
     for element in header.iterall():
         if element.keyword == "DimensionOrganizationUID":
             element.value = dimensions
-        elif element.keyword in ("ContentDate", "InstanceCreationDate", "SeriesDate"):
-            element.value = _DATE
-        elif element.keyword in ("ContentTime", "InstanceCreationTime", "SeriesTime"):
-            element.value = _TIME
+        elif element.VR in ("DA", "TM", "DT") and element.value:
+            element.value = {"DA": _DATE, "TM": _TIME, "DT": _DATE + _TIME}[element.VR]
 
 
 def _category(name: str) -> tuple[Any, Any]:

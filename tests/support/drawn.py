@@ -55,7 +55,7 @@ def write_drawn(
 
 
 def write_store(folder: Path, subjects: int = 6, names: tuple[str, ...] = NAMES) -> SliceStore:
-    """Write a store of four slices per subject, the last subject held out; subject keys that would give someone away."""
+    """Write a store of four slices per subject, the last one held out; subject keys that would give someone away."""
     writer = StoreWriter(folder, SIZE)
     for number in range(subjects):
         images, labels = pictures(4, seed=100 + number)
