@@ -75,7 +75,7 @@ def head_mask(image: torch.Tensor) -> torch.Tensor:
     low, high = float(values.min()), float(values.max())
     if not low < high:
         raise DataError(f"expected a head in the image, all voxels are {low:g}; leave the image out")
-    pieces = connected(values > threshold_otsu(values))
+    pieces = connected(values > threshold_otsu(values.ravel()))  # flat: three slices are no colours
     sizes = np.bincount(pieces.ravel())[1:]
     return torch.as_tensor((pieces == 1 + int(sizes.argmax())).astype(np.float32))[None]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _SAME_DIRECTION = 1e-4
 _SAME_PLACE_MM = 0.01
 _UNEVEN = 0.02
 MAX_FRAMES = 4096
+_ONE_AT_A_TIME = RLock()
+"""Python's warning filters belong to the whole process: two threads must not change them at once."""
 
 # What is read of a header. Of these, PatientID and the UIDs are only hashed, the descriptions only searched for the
 # name of a sequence; names, dates, addresses and everything else that says who it is are not even parsed.
@@ -91,7 +94,7 @@ def foreign_parser(name: str) -> Iterator[None]:
         DataError: Reading failed.
     """
     try:
-        with warnings.catch_warnings():
+        with _ONE_AT_A_TIME, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except DataError:

@@ -114,8 +114,10 @@ def _frame(
     thickness = _numbers(_find(groups, "PixelMeasuresSequence", "SpacingBetweenSlices"), 1) or _numbers(
         _find(groups, "PixelMeasuresSequence", "SliceThickness"), 1
     )
-    slope = _numbers(_find(groups, "PixelValueTransformationSequence", "RescaleSlope"), 1)
-    intercept = _numbers(_find(groups, "PixelValueTransformationSequence", "RescaleIntercept"), 1)
+    slope, intercept = (
+        _scaling(path, _find(groups, "PixelValueTransformationSequence", keyword), default)
+        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
     x, y, z = position
     a, b, c, d, e, f = orientation
     return Frame(
@@ -129,9 +131,19 @@ def _frame(
         orientation=(a, b, c, d, e, f),
         spacing_mm=(spacing_mm[0], spacing_mm[1]),
         thickness_mm=abs(thickness[0]) if thickness else 0.0,
-        slope=slope[0] if slope else 1.0,
-        intercept=intercept[0] if intercept else 0.0,
+        slope=slope,
+        intercept=intercept,
     )
+
+
+def _scaling(path: Path, value: Any, default: float) -> float:
+    """A slope or intercept: the default where there is none; an unusable one is refused, never replaced."""
+    if value is None:
+        return default
+    numbers = _numbers(value, 1)
+    if numbers is None:
+        raise DataError(f"expected a number as rescale slope and intercept in {shown(path.name)}; is it damaged?")
+    return numbers[0]
 
 
 def _find(groups: Sequence[pydicom.Dataset], sequence: str, keyword: str) -> Any:

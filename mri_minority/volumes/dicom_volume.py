@@ -13,7 +13,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import sha256_of, shown
 from mri_minority.volumes.dicom import DicomSeries, foreign_parser
 from mri_minority.volumes.dicom_frames import Frame
-from mri_minority.volumes.geometry import MAX_VOXELS, check_affine, to_ras
+from mri_minority.volumes.geometry import MAX_INTENSITY, MAX_VOXELS, check_affine, to_ras
 from mri_minority.volumes.volume import Volume
 
 
@@ -40,7 +40,7 @@ def read_dicom_volume(series: DicomSeries) -> Volume:
     for file, frames in groupby(numbered, key=lambda item: item[1].file):
         hashed.update(sha256_of(file).encode())
         _fill(values, list(frames))
-    if not np.isfinite(values).all():
+    if not (np.abs(values) < MAX_INTENSITY).all():
         raise DataError(f"expected finite intensities in {series.series}, found others; check the rescale slope")
     image, canonical = to_ras(values, affine)
     return Volume(np.ascontiguousarray(image), None, canonical, series.subject, series.series, hashed.hexdigest())

@@ -11,6 +11,9 @@ from mri_minority.core.errors import DataError
 MAX_VOXELS = 100_000_000
 """A header that claims more is refused before anything is allocated."""
 
+MAX_INTENSITY = 1e12
+"""Beyond it a value is no measurement, and its square no float32."""
+
 SPACING_MM = (0.01, 100.0)
 EXTENT_MM = 2000.0
 """Spacing and field of view beyond which the units must be wrong; resampled, such a volume would fill the memory."""
@@ -35,7 +38,7 @@ def check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None 
     lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if finite else np.zeros(3)
     if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
         raise DataError(
-            f"expected an invertible affine in {where}, found {affine[:3].round(3).tolist()}; set the geometry with "
+            f"expected an invertible affine in {where}, found {_shown(affine[:3])}; set the geometry with "
             "the tool that made the file"
         )
     if shape is None:
@@ -46,6 +49,10 @@ def check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None 
             f"expected voxels of {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {EXTENT_MM:g} mm across in "
             f"{where}, found {' x '.join(f'{n:.3g}' for n in lengths)} mm and {shape} voxels; check the units"
         )
+
+
+def _shown(rows: npt.NDArray[np.float64]) -> str:
+    return "; ".join(" ".join(f"{value:.4g}" for value in row) for row in rows)
 
 
 def plane_affine(

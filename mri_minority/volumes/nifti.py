@@ -20,7 +20,7 @@ from nibabel.volumeutils import array_from_file
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import sha256_of, shown, write_bytes_atomic
-from mri_minority.volumes.geometry import MAX_VOXELS, Affine, check_affine, to_ras
+from mri_minority.volumes.geometry import MAX_INTENSITY, MAX_VOXELS, Affine, check_affine, to_ras
 from mri_minority.volumes.volume import Volume
 
 MAX_OTHER_BYTES = 64 * 1024**2
@@ -32,6 +32,10 @@ MAX_DESCRIPTION = 79
 
 _DEFLATE_RATIO = 1032
 """No deflate stream grows by more than this, so a small file cannot hold what its header claims."""
+
+_IMAGE_RATIO = 100
+_SMALL_BYTES = 32 * 1024**2
+"""A large file that grows by more than this is no picture of a head: it holds hardly anything but one value."""
 
 _BROKEN = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError)
 _QUIET = logging.Logger("nifti header", level=logging.CRITICAL + 1)
@@ -49,7 +53,7 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str, chan
 
     Returns:
         The volume: axes closest to RAS+, affine in millimetres, intensities with slope and intercept applied.
-        Values that are not finite are 0 (when there are few).
+        Values that are not finite (or beyond any scanner) are 0, when there are few.
 
     Raises:
         DataError: Not NIfTI, truncated or damaged, RGB or complex, 4-D, a header that cannot be true, an affine that
@@ -57,7 +61,7 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str, chan
             another grid.
     """
     array, affine, volumes = _read(image, np.dtype(np.float32), channel)
-    bad = ~np.isfinite(array)
+    bad = ~(np.abs(array) < MAX_INTENSITY)  # NaN compares to nothing
     share = float(bad.mean())
     if share >= MAX_NOT_FINITE:
         raise DataError(
@@ -153,9 +157,11 @@ def _read(
                     raise DataError(_other_shape(name, shape, like))
                 affine = np.asarray(header.get_best_affine(), dtype=np.float64)
                 check_affine(affine, name, shape)
+                slope, intercept = header.get_slope_inter()
                 kind, offset = header.get_data_dtype(), int(header.get_data_offset())
                 length = math.prod(shape) * kind.itemsize
-                _check_size(name, path.stat().st_size, packed, offset, offset + volumes * length)
+                ratio = (_DEFLATE_RATIO if like is not None else _IMAGE_RATIO) if packed else 1
+                _check_size(name, path.stat().st_size, ratio, offset, offset + volumes * length)
                 skipped = length * (channel or 0) if volumes > 1 else 0
                 raw = array_from_file(shape, kind, stream, offset + skipped, mmap=False)
                 _skip(stream, (volumes * length - skipped - length) if packed else 0)
@@ -167,7 +173,6 @@ def _read(
         ) from error
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is found by the caller
         values = raw.astype(dtype)
-        slope, intercept = header.get_slope_inter()
         if slope is not None:
             values *= dtype.type(slope)
             values += dtype.type(intercept or 0.0)
@@ -216,14 +221,13 @@ def _checked_shape(name: str, header: Nifti1Header, channel: int | None) -> tupl
     return (shape[0], shape[1], shape[2]), shape[3] if several else 1
 
 
-def _check_size(name: str, size: int, packed: bool, offset: int, claimed: int) -> None:
+def _check_size(name: str, size: int, ratio: int, offset: int, claimed: int) -> None:
     if not 0 <= offset <= MAX_OTHER_BYTES:
         raise DataError(f"expected voxels soon after the header of {name}, it says byte {offset}; is it damaged?")
-    most = size * _DEFLATE_RATIO if packed else size
-    if claimed > most:
+    if claimed > size * (ratio if claimed > _SMALL_BYTES or ratio == 1 else _DEFLATE_RATIO):
         raise DataError(
             f"expected a whole NIfTI file, {name} is too small: its header claims {claimed} bytes, its {size} bytes "
-            f"{'cannot hold them' if packed else 'are fewer'}; copy or convert it again"
+            f"{'are fewer' if ratio == 1 else 'cannot hold them'}; copy or convert it again"
         )
 
 

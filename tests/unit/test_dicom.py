@@ -181,6 +181,7 @@ def test_a_series_that_is_no_volume_is_refused(
         (setting("PixelSpacing", ["0", "1"]), "pixel spacing above zero"),
         (setting("SamplesPerPixel", 3), "one grey value"),
         (setting("BitsAllocated", 12), "one grey value"),
+        (setting("RescaleIntercept", "1\\2"), "rescale slope"),
     ],
 )
 def test_a_file_with_an_impossible_header_is_named(

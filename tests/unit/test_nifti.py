@@ -250,6 +250,28 @@ def test_a_gzip_bomb_costs_no_memory(tmp_path: Path) -> None:
     assert "byte 536870912" in refused_without_memory(patched(tmp_path / "before.nii.gz", (108, "f", 2.0**29)))
 
 
+def test_a_bomb_of_one_value_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """100 million voxels of nothing in 98 kB: all there, and no picture of a head."""
+    packer = zlib.compressobj(9, wbits=31)
+    header = bytearray(nib.nifti1.Nifti1Image(np.zeros((1, 1, 1), np.uint8), AFFINE).to_bytes()[:352])
+    for n in range(3):
+        struct.pack_into("<h", header, 42 + 2 * n, 464)
+    zeros = bytes(464 * 464)
+    bomb = packer.compress(bytes(header)) + b"".join(packer.compress(zeros) for _ in range(464)) + packer.flush()
+    (tmp_path / "a.nii.gz").write_bytes(bomb)
+    assert "cannot hold them" in refused_without_memory(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(2.0, np.nan), (2.0, np.inf)])
+def test_a_scaling_that_is_no_number_is_refused(tmp_path: Path, slope: float, intercept: float) -> None:
+    assert "damaged" in refusal(patched(tmp_path / "a.nii", (112, "f", slope), (116, "f", intercept)))
+
+
+def test_a_value_beyond_any_scanner_counts_as_not_finite(tmp_path: Path) -> None:
+    image = read(with_bad(tmp_path / "a.nii.gz", 9, 1e30)).image
+    assert (image == 0).sum() == 9
+
+
 @pytest.mark.parametrize("side", [0, -3])
 def test_a_header_without_voxels_is_refused(tmp_path: Path, side: int) -> None:
     assert f"(6, {side}, 4)" in refusal(patched(tmp_path / "a.nii", (44, "h", side)))
