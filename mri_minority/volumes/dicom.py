@@ -30,6 +30,8 @@ _SAME_DIRECTION = 1e-4
 _SAME_PLACE_MM = 0.01
 _UNEVEN = 0.02
 MAX_FRAMES = 4096
+_PIXELS = [tag + kind for tag in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10") for kind in (b"OW", b"OB")]
+"""How pixel data begin, where a header says of what kind its elements are (explicit VR)."""
 _ONE_AT_A_TIME = RLock()
 """Python's warning filters belong to the whole process: two threads must not change them at once."""
 
@@ -210,7 +212,14 @@ def _header(path: Path) -> pydicom.Dataset:
     if read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         # It would be unpacked whole before anything of it could be checked.
         raise DataError(f"expected pixel data that are not deflated in {shown(path.name)}; convert it with dcmconv")
-    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+    with path.open("rb") as file:
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        begins = file.read(6)
+    if "Rows" in header and begins not in _PIXELS and not header.original_encoding[0]:
+        raise DataError(
+            f"expected pixel data of whole numbers after the header of {shown(path.name)}, found none; copy it again"
+        )
+    return header
 
 
 def _is_image(path: Path, header: pydicom.Dataset) -> bool:
