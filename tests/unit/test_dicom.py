@@ -12,7 +12,7 @@ import pydicom
 import pytest
 import SimpleITK
 from pydicom.dataset import Dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.dicom import DicomSeries, find_series
@@ -57,12 +57,16 @@ def test_an_enhanced_file_is_read_whatever_the_order_of_its_frames(tmp_path: Pat
     np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-6)
 
 
-def test_run_length_compression_is_read(tmp_path: Path) -> None:
-    for file in write_series(tmp_path, HEAD, AFFINE):
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_lossless_compression_is_read(tmp_path: Path, syntax: UID) -> None:
+    if syntax == JPEG2000Lossless:
+        pytest.importorskip("openjpeg", reason="the extra `dicom` is not installed")
+    values = head((64, 72, 6))
+    for file in write_series(tmp_path, values, AFFINE):
         header = pydicom.dcmread(file)
-        header.compress(RLELossless, generate_instance_uid=False)
+        header.compress(syntax, generate_instance_uid=False)
         header.save_as(file)
-    np.testing.assert_array_equal(read_dicom_volume(only(tmp_path)).image, HEAD)
+    np.testing.assert_array_equal(read_dicom_volume(only(tmp_path)).image, values)
 
 
 def test_a_deflated_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
