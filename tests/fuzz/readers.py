@@ -183,7 +183,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"))
     options = parser.parse_args()
-    signal.signal(signal.SIGALRM, _ring)
+    for sort in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(sort, _ring)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     failures, start = 0, time.monotonic()
@@ -226,7 +227,8 @@ def main() -> int:
 
 def _guarded(folder: Path, settings: SliceSettings, compare: bool = True) -> tuple[str, str | None]:
     """Walk and check under an alarm; outcome, and what went wrong."""
-    signal.alarm(MOST_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)  # of the processor: a busy machine is no hang
+    signal.alarm(30 * MOST_SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a warning would be said beside the one line
@@ -238,6 +240,7 @@ def _guarded(folder: Path, settings: SliceSettings, compare: bool = True) -> tup
     except (Exception, RecursionError):
         return "FAILED", traceback.format_exc()
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 
