@@ -3,8 +3,8 @@
     python benchmarks/store.py brains.store --slices 2000
 
 Takes slices of a store made by `prepare`, writes them again in every way, and reads them in a random order, one by one
-and in batches of 16, from a warm page cache. Rates are per second of processor time, so that a busy machine says the same:
-what is compared is the work of packing and unpacking, not the disk.
+and in batches of 16, from a warm page cache. Rates are per second of processor time, so that a busy machine says the
+same: what is compared is the work of packing and unpacking, not the disk.
 """
 
 import argparse
@@ -96,9 +96,7 @@ def main() -> None:
     }
     order = np.random.default_rng(0).permutation(count)
     print(f"{count} slices of {image.shape[1]} x {image.shape[2]}, {torch.get_num_threads()} threads\n")
-    print(
-        "| way | size (MB) | files | written (slices/s) | read singly (slices/s) | read in 16s (slices/s) | error |"
-    )
+    print("| way | size (MB) | files | written (slices/s) | read singly (slices/s) | read in 16s (slices/s) | error |")
     print("|---|---|---|---|---|---|---|")
     for name, write in ways.items():
         with tempfile.TemporaryDirectory() as temporary:
