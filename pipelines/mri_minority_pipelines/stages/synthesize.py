@@ -226,6 +226,7 @@ def _header(request: Request, sampler: Sampler, config: SampleConfig, model: Mod
         "seed": request.seed,
         "sample": config.model_dump(mode="json"),
         "label_names": card["label_names"],
+        "sequence": card["recipe"]["prepare"].get("sequence") or None,
         "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
         "bfloat16": fast,
         "audit": "not run",
