@@ -1,5 +1,6 @@
 # make demo    pictures of common and rare slices, from a bare checkout
 # make test    the tests (both make .venv and install what they need)
+# make fuzz    spoilt NIfTI and DICOM files for the readers (FUZZ_FILES=10000)
 # make check   everything CI checks: lint, types, imports, tests
 #
 # Python: python3, else python3.13, python3.12, ..., whichever is 3.11 or newer; or say which: make demo PYTHON=python3.12
@@ -8,6 +9,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo_output
+FUZZ_FILES ?= 10000
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 PYTHON ?=
@@ -16,7 +18,7 @@ export PYTHON
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format types imports check clean
+.PHONY: help demo test fuzz lint format types imports check clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -53,6 +55,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz.readers --files $(FUZZ_FILES)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/python -m ruff check .

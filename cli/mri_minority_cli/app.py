@@ -7,6 +7,7 @@ from mri_minority_cli.commands import (
     demo,
     discriminator,
     doctor,
+    export,
     info,
     prepare,
     recipes,
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (prepare, train, score, discriminator, synthesize, compare, verify, info, recipes, doctor, demo):
+for verb in (prepare, train, score, discriminator, synthesize, compare, export, verify, info, recipes, doctor, demo):
     app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
 
 

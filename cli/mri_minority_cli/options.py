@@ -9,6 +9,7 @@ Seed = Annotated[
     int | None, typer.Option("--seed", help="Seed of everything random; the recipe's by default.", show_default=False)
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+Model = Annotated[Path, typer.Option("--model", help="A model folder, or `embedded`: the one in the package.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and do nothing.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -33,4 +34,3 @@ Distance = Annotated[
         show_default=False,
     ),
 ]
-Model = Annotated[Path, typer.Option("--model", help="A model folder.")]

@@ -62,9 +62,9 @@ def denoising_loss(
     network would hardly be asked about it.
 
     With more than one scale s, the squared norm is the mean over scales of s ||pool_s(D - x_0)||^2 / c_out^2, pool_s
-    averaging over blocks of s x s pixels. Any such positive definite form has the same minimiser, the posterior mean; but
-    how large a structure is drowns, pixel by pixel, in detail that nothing can predict, and in block averages it does
-    not (Hoogeboom et al. 2023, multiscale loss). The factor s makes the scales count about equally.
+    averaging over blocks of s x s pixels. Any such positive definite form has the same minimiser, the posterior mean;
+    but how large a structure is drowns, pixel by pixel, in detail that nothing can predict, and in block averages it
+    does not (Hoogeboom et al. 2023, multiscale loss). The factor s makes the scales count about equally.
 
     Args:
         denoiser: The network being trained.

@@ -98,9 +98,60 @@ The slices derive from the training data: their licence and consent terms apply 
     )
 
 
+def write_export_card(folder: Path, layout: str, usage: str, manifest: dict[str, Any], real: int) -> None:
+    """Write README.md of an export.
+
+    Args:
+        folder: The data set.
+        layout: Name of the layout.
+        usage: How to use it, in Markdown.
+        manifest: Of the source.
+        real: How many slices of people were added.
+    """
+    classes = "\n".join(f"- {n}: {name}" for n, name in enumerate(("background", *manifest["label_names"])))
+    about = "**Every image and label map in this folder was generated. None is of a person.**"
+    if real:
+        about = (
+            f"**Files called `synth_*` were generated and are of no person. The {real} slices called `real_*` are of "
+            "people: treat this folder like the volumes they were cut from.**"
+        )
+    how = ", ".join(f"{key} {manifest.get(key)}" for key in ("method", "rarity", "wanted", "seed"))
+    write_text_atomic(
+        folder / "README.md",
+        f"""# Synthetic brain MRI slices, layout `{layout}`
+
+{about}
+
+{len(manifest["slices"])} synthetic slices by mri-minority ({how}). `manifest.json` says how each was made, and the
+SHA-256 of every file; `mri-minority verify` checks them.
+
+## Use
+{usage}
+
+## Classes
+{classes}
+
+## Intended use
+Training data for segmentation research, added to real cases.
+
+## Out of scope
+Diagnosis; validation or testing of a model (use real cases of other subjects); any claim about a person or a
+population.
+
+## Licence
+The slices derive from the training data: their licence and consent terms apply here too.
+
+## Copy audit
+{manifest.get("audit", "not run")}. Passing an audit is evidence, not anonymity.
+""",
+    )
+
+
 def verify_dataset(folder: Path) -> list[str]:
     """Re-hash every file and re-check its format; one sentence per problem, none when all is well."""
     manifest = read_manifest(folder)
+    if "files" in manifest:
+        return _verify_export(folder, manifest)
     problems: list[str] = []
     listed = set(_KNOWN)
     root = folder.resolve()
@@ -119,6 +170,24 @@ def verify_dataset(folder: Path) -> list[str]:
             else:
                 problems.extend(f"{row[kind]}: {problem}" for problem in _format_problems(path, kind, row))
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
+    return problems
+
+
+def _verify_export(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The same for what `export` wrote: its manifest lists every file."""
+    problems: list[str] = []
+    root = folder.resolve()
+    for entry in manifest["files"]:
+        name, path = entry["path"], folder / entry["path"]
+        if not path.resolve().is_relative_to(root):
+            problems.append(f"{name} lies outside the data set")
+        elif not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256_of(path) != entry["sha256"]:
+            problems.append(f"{name} has changed since it was written")
+    listed = {"manifest.json", *(entry["path"] for entry in manifest["files"])}
+    found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
     return problems
 

@@ -1,5 +1,6 @@
 """Cut a volume into slices with their labels, heights and true affines."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from mri_minority.transforms.spatial import AXES, brain_transforms
 from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.volume import Volume
 
+MAX_RESAMPLED = 50_000_000
+"""Most voxels after resampling: a volume beyond it has wrong units, or a spacing far below its own is asked for."""
+
 
 @dataclass(frozen=True)
 class SliceSettings:
@@ -26,6 +30,8 @@ class SliceSettings:
         heights: Lowest and highest normalised height within the foreground that is kept.
         ceiling: Intensity that maps to +1, in units of the foreground's 99.5th percentile.
         labels: Class name -> source label values, in class order; empty for images without labels.
+        foreground: What slices are centred on and heights measured in: "labels" (all labelled voxels) or "head" (found
+            by a threshold; label maps may then be empty).
     """
 
     spacing_mm: tuple[float, float, float]
@@ -34,11 +40,12 @@ class SliceSettings:
     heights: tuple[float, float]
     ceiling: float
     labels: Mapping[str, tuple[int, ...]]
+    foreground: str = "labels"
 
     def transforms(self) -> Compose:
         """The MONAI transforms these settings stand for."""
         regions = {name: list(values) for name, values in self.labels.items()}
-        return brain_transforms(self.spacing_mm, self.size, self.plane, regions or None, self.ceiling)
+        return brain_transforms(self.spacing_mm, self.size, self.plane, regions or None, self.ceiling, self.foreground)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
     """
     if settings.labels and volume.label is None:
         raise DataError(f"expected a label map beside {volume.series}, found none; add one or leave the volume out")
+    _check_resampled_size(volume, settings)
     affine = torch.as_tensor(volume.affine)
     data = {"image": MetaTensor(torch.as_tensor(volume.image), affine=affine)}
     if settings.labels:
@@ -104,3 +112,15 @@ def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
         planes,
         float(done["scale"]),
     )
+
+
+def _check_resampled_size(volume: Volume, settings: SliceSettings) -> None:
+    """Refuse a volume that would fill the memory when resampled."""
+    wanted = [new if new > 0 else old for new, old in zip(settings.spacing_mm, volume.spacing_mm, strict=True)]
+    sides = [max(1.0, n * old / new) for n, old, new in zip(volume.image.shape, volume.spacing_mm, wanted, strict=True)]
+    if math.prod(sides) > MAX_RESAMPLED:
+        raise DataError(
+            f"expected at most {MAX_RESAMPLED} voxels after resampling {volume.series}, {volume.image.shape} voxels of "
+            f"{' x '.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm would become {math.prod(sides):.3g}; check the "
+            "header's units and the recipe's `spacing_mm`"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import ZstdCodec
 
 from mri_minority.core.errors import DataError
 from mri_minority.slices.select import CutSlices
@@ -64,7 +65,12 @@ class StoreWriter:
         if not self._journal.exists():
             for name, dtype in (("image", "float16"), ("label", "uint8")):
                 zarr.create_array(
-                    folder / f"{name}.zarr", shape=(0, *size), chunks=(_CHUNK, *size), dtype=dtype, overwrite=True
+                    folder / f"{name}.zarr",
+                    shape=(0, *size),
+                    chunks=(_CHUNK, *size),
+                    dtype=dtype,
+                    compressors=ZstdCodec(level=0, checksum=True),  # a changed byte is noticed when it is read
+                    overwrite=True,
                 )
             self._journal.touch()
         self.rows = self._complete_rows()
@@ -176,8 +182,17 @@ class SliceStore:
         return np.array([row.stratum for row in self.rows], dtype=np.int64)
 
     def read(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """Images (n, H, W) float32 in [-1, 1] and labels (n, H, W) of the given positions."""
-        image, label = self._image.oindex[index], self._label.oindex[index]
+        """Images (n, H, W) float32 in [-1, 1] and labels (n, H, W) of the given positions.
+
+        Raises:
+            DataError: A chunk is missing, damaged or cannot be read.
+        """
+        try:
+            image, label = self._image.oindex[index], self._label.oindex[index]
+        except (RuntimeError, ValueError, OSError) as error:
+            raise DataError(
+                f"expected whole slices in {self.folder}, found a damaged chunk ({error}); prepare the store anew"
+            ) from error
         return np.asarray(image).astype(np.float32), np.asarray(label).astype(np.uint8)
 
 

@@ -27,7 +27,9 @@ class Journal:
             lines = self._file.read_text(encoding="utf-8").split("\n")[:-1]
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             write_text_atomic(self._file, "".join(f"{line}\n" for line in kept))
-        self._events = SummaryWriter(str(folder / "tensorboard" / name), purge_step=step + 1)
+        self._events = SummaryWriter(
+            str(folder / "tensorboard" / name), purge_step=step + 1, filename_suffix=f".{step}"
+        )
 
     def numbers(self, step: int, **values: Any) -> None:
         """Log numbers, or (nested) tables of numbers, at a step."""

@@ -69,11 +69,12 @@ def brain_transforms(
     plane: str,
     regions: Mapping[str, list[int]] | None,
     ceiling: float,
+    foreground: str = "labels",
 ) -> Compose:
     """From a volume in any orientation to a cropped RAS+ volume in model units.
 
     Takes and returns a dictionary with "image" and, if there are regions, "label", both MetaTensors. Adds "mask",
-    the foreground: all labelled voxels, or the head found by Otsu's threshold when there is no label.
+    the foreground.
 
     Args:
         spacing_mm: Target voxel spacing along R, A, S; -1 keeps an axis as it is.
@@ -81,6 +82,7 @@ def brain_transforms(
         plane: "axial", "coronal" or "sagittal".
         regions: Label name -> source values that belong to it; numbered 1, 2, ... in this order.
         ceiling: Intensity that maps to +1, in units of the foreground's 99.5th percentile.
+        foreground: "labels": all labelled voxels; "head": the head found by a threshold, as when there are no regions.
     """
     keys = ["image", "label"] if regions else ["image"]
     modes = ["bilinear", "nearest"][: len(keys)]
@@ -90,7 +92,7 @@ def brain_transforms(
             EnsureTyped(keys=keys, dtype=torch.float32),
             Orientationd(keys=keys, axcodes="RAS", labels=None),
             Spacingd(keys=keys, pixdim=spacing_mm, mode=modes, padding_mode="border"),
-            LabelsFromRegionsd(regions or {}),
+            LabelsFromRegionsd(regions or {}, foreground),
             ScaleByForegroundd(image_key="image", mask_key="mask", ceiling=ceiling),
             CropAboutForegroundd(
                 keys=[*keys, "mask"],

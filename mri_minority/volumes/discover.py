@@ -3,15 +3,20 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown, write_text_atomic
+from mri_minority.volumes.datalist import Datalist, read_datalist
+from mri_minority.volumes.dicom import DicomSeries, find_series
 
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
-_LAYOUTS = "a flat folder, images/ + labels/, nnU-Net (imagesTr/ + labelsTr/) or BIDS (sub-*/[ses-*/]anat/)"
+_LAYOUTS = (
+    "a flat folder, images/ + labels/, nnU-Net (imagesTr/ + labelsTr/), a Decathlon dataset.json, BIDS "
+    "(sub-*/[ses-*/]anat/) or a folder of DICOM files"
+)
 
 # Names are read as tokens: "IXI013-HH-1212_T1" is IXI013, HH, 1212, T1. A date or a session is one token.
 _END = r"(?=[_.\-\s]|$)"
@@ -22,7 +27,12 @@ _VISIT = re.compile(rf"{_DATE}|{_SESSION}", re.IGNORECASE)
 _SEQUENCE = re.compile(r"T1(w|c|n|ce|gd)?|T2(w|f)?|FLAIR|PDw?|MP2?RAGE|SPGR|SWI|DWI|ADC|MRA", re.IGNORECASE)
 _LABEL = re.compile(r"dseg|a?seg|segmentation|mask|labels?|lesions?|DLMUSE|gt", re.IGNORECASE)
 _NEVER = re.compile(r"probseg|defacemask", re.IGNORECASE)
-_CHANNEL = re.compile(r"_\d{4}$")
+_CHANNEL = re.compile(r"_(\d{4})$")
+_KINDS = {
+    **dict.fromkeys(("T1W", "T1N"), "T1"),
+    **dict.fromkeys(("T1C", "T1GD"), "T1CE"),
+    **{"T2W": "T2", "T2F": "FLAIR", "PDW": "PD"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,9 @@ class Found:
         subject: Key by which data are split: scans and sessions of one person share it.
         series: The image's name without ending.
         problem: Why it cannot be used, or None.
+        sequence: Kind of image ("T1", "T1CE", "T2", "FLAIR", ...) as name or list say, or None.
+        channel: Which channel of its case it is, where the layout numbers them; of a 4-D file, which volume.
+        dicom: The series, where it is not a NIfTI file; `image` is then its first file.
     """
 
     image: Path
@@ -42,17 +55,21 @@ class Found:
     subject: str
     series: str
     problem: str | None = None
+    sequence: str | None = field(default=None, compare=False)
+    channel: int | None = field(default=None, compare=False)
+    dicom: DicomSeries | None = field(default=None, compare=False, repr=False)
 
 
 def discover(sources: list[Path]) -> list[Found]:
     """List the images in the given files and folders, in a stable order, each once.
 
-    Understands a single file, a flat folder, `images/` + `labels/`, nnU-Net raw (`imagesTr/` + `labelsTr/`) and BIDS.
+    Understands a single file, a flat folder, `images/` + `labels/`, nnU-Net raw (`imagesTr/` + `labelsTr/`), lists in a
+    `dataset.json` (MONAI, Decathlon), BIDS, and folders of DICOM files with whatever is below them.
     A label map belongs to the image whose name shares the longest beginning with it, up to a separator, if what
     follows in one of the names is only a sequence or label word (`_T1`, `_seg`) and in the other holds no number.
 
     Args:
-        sources: NIfTI files and folders. Hidden files are left out.
+        sources: NIfTI files, lists and folders. Hidden files are left out.
 
     Returns:
         The images. `label` is None where none was found; `problem` says why an image cannot be used: several label
@@ -61,7 +78,7 @@ def discover(sources: list[Path]) -> list[Found]:
     Raises:
         DataError: A source is missing, cannot be read, is another kind of file, or holds no image.
     """
-    found: dict[Path, Found] = {}
+    found: dict[tuple[Path, str], Found] = {}
     for source in sources:
         try:
             here = _at(source)
@@ -69,8 +86,38 @@ def discover(sources: list[Path]) -> list[Found]:
             reason = error.strerror or type(error).__name__
             raise DataError(f"expected a readable folder, {shown(source)} is not: {reason}; check the path") from error
         for item in here:
-            found.setdefault(item.image.parent.resolve() / item.image.name, item)
+            found.setdefault((item.image.parent.resolve() / item.image.name, item.series), item)
     return list(found.values())
+
+
+def chosen(found: list[Found], sequence: str, channel: int | None) -> list[Found]:
+    """Leave out the images of another sequence or channel.
+
+    Args:
+        found: What was discovered.
+        sequence: Kind of image, for example "T1" or "FLAIR"; empty takes every one. An image that does not say what
+            it is stays.
+        channel: Number of a channel, or None for all. Images that are no numbered channels stay: it is then the
+            volume to take of a 4-D one.
+
+    Raises:
+        DataError: Nothing is left.
+    """
+    wanted = kind_of(sequence) if sequence else None
+    left = [item for item in found if wanted is None or item.sequence in (None, wanted)]
+    left = [item for item in left if channel is None or item.channel in (None, channel)]
+    if found and not left:
+        have = sorted({f"{item.sequence or 'unnamed'}" for item in found})
+        which = " ".join([*([sequence] if sequence else []), *([f"channel {channel}"] if channel is not None else [])])
+        raise DataError(
+            f"expected images of {which}, found only {', '.join(have)}; check `sequence` and `channel` of the recipe"
+        )
+    return [replace(item, channel=channel) if item.channel is None and channel is not None else item for item in left]
+
+
+def kind_of(word: str) -> str:
+    """One spelling per sequence: "T1w", "t1" -> "T1"; "t2f" -> "FLAIR"."""
+    return _KINDS.get(word.upper(), word.upper())
 
 
 def stem_of(path: Path) -> str:
@@ -117,21 +164,31 @@ def _at(source: Path) -> list[Found]:
     if source.is_dir():
         found = _in_folder(source)
         if not found:
-            raise DataError(f"expected NIfTI images (.nii, .nii.gz) in {shown(source)}, found none; give {_LAYOUTS}")
+            raise DataError(f"expected NIfTI or DICOM images in {shown(source)}, found none; give {_LAYOUTS}")
         return found
     if not source.exists() and not source.is_symlink():
         raise DataError(f"expected a NIfTI file or a folder of them, {shown(source)} does not exist; check the path")
+    if source.suffix.lower() == ".json":
+        return _listed(read_datalist(source))
     if not _NIFTI.search(source.name):
         raise DataError(f"expected a .nii or .nii.gz file or a folder of them, found {shown(source)}; convert it first")
     return _pair([source], [], False)
 
 
 def _in_folder(folder: Path) -> list[Found]:
+    listed = read_datalist(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
+    if listed is not None and listed.lists:
+        return _listed(listed)
+    return _by_name(folder, listed.channels if listed else {}) or _of_dicom(folder)
+
+
+def _by_name(folder: Path, channel_names: dict[int, str]) -> list[Found]:
+    """Images in the layouts in which names alone say what belongs together."""
     for images, labels in _PAIRS:
         if (folder / images).is_dir():
             files = _niftis(folder / images)
             maps = _niftis(folder / labels) if (folder / labels).is_dir() else []
-            return _pair(files, maps, _ends_in_channels(files, maps, images == "imagesTr"))
+            return _pair(files, maps, _ends_in_channels(files, maps, images == "imagesTr"), channel_names)
     scans = [p for pattern in ("sub-*/anat", "sub-*/ses-*/anat") for p in _below(folder, pattern)]
     if scans:
         maps = [p for p in [*scans, *_below(folder, "derivatives/**/anat")] if _is_label(p)]
@@ -140,7 +197,54 @@ def _in_folder(folder: Path) -> list[Found]:
     files = _niftis(folder)
     maps = [p for p in files if _is_label(p)]
     images_here = [p for p in files if not _is_label(p)]
-    return _pair(images_here, maps, _ends_in_channels(images_here, maps, False))
+    return _pair(images_here, maps, _ends_in_channels(images_here, maps, False), channel_names)
+
+
+def _listed(listed: Datalist) -> list[Found]:
+    """Images of a list, each with the label map that the list gives it."""
+    found = []
+    names = Counter(image.resolve() for images, _ in listed.pairs for image in images)
+    for images, label in listed.pairs:
+        for number, image in enumerate(images):
+            wrong = [p for p in (image, label) if p is not None and not _NIFTI.search(p.name)]
+            maps = [label] if label is not None else []
+            problem = _problem(image, maps, False) if not wrong else f"expected NIfTI, listed is {shown(wrong[0].name)}"
+            if names[image.resolve()] > 1:
+                problem = (
+                    f"expected each image once in the list, {shown(image.name)} is there {names[image.resolve()]} times"
+                )
+            item = Found(image, label, _text(subject_of(image)), _text(stem_of(image)), problem, _sequence(image))
+            channels = listed.channels
+            if len(images) > 1:  # one file per channel
+                found.append(replace(item, channel=number, sequence=_named(channels, number) or item.sequence))
+            elif len(channels) > 1:  # one 4-D file with all of them
+                stem = item.series
+                found.extend(
+                    replace(item, series=f"{stem}:{n}", channel=n, sequence=kind_of(name))
+                    for n, name in channels.items()
+                )
+            else:
+                found.append(replace(item, sequence=_named(channels, 0) or item.sequence))
+    return found
+
+
+def _of_dicom(folder: Path) -> list[Found]:
+    """Series of DICOM files, and the files that look like DICOM but cannot be read."""
+    series, broken = find_series(folder)
+    found = [Found(s.frames[0].file, None, s.subject, s.series, s.problem, s.sequence, None, s) for s in series]
+    return found + [Found(path, None, "unreadable", _text(str(path)), problem) for path, problem in broken]
+
+
+def _named(channels: dict[int, str], number: int) -> str | None:
+    """The sequence that a channel's name says, or None: a name such as "MRI" says none."""
+    name = channels.get(number, "")
+    return kind_of(name) if _SEQUENCE.fullmatch(name) else None
+
+
+def _sequence(path: Path) -> str | None:
+    """The last word of a name that is a sequence."""
+    words = [t.group(0) for t in _TOKEN.finditer(stem_of(path))]
+    return next((kind_of(word) for word in reversed(words) if _SEQUENCE.fullmatch(word)), None)
 
 
 def _below(folder: Path, pattern: str) -> Iterator[Path]:
@@ -156,7 +260,9 @@ def _niftis(folder: Path) -> list[Path]:
     return sorted(p for p in names if p.is_file() or (p.is_symlink() and not p.exists()))
 
 
-def _pair(images: list[Path], labels: list[Path], channels: bool) -> list[Found]:
+def _pair(
+    images: list[Path], labels: list[Path], channels: bool, channel_names: dict[int, str] | None = None
+) -> list[Found]:
     """Give every image its label map. Takes time in proportion to the number of files."""
     stems = [_CHANNEL.sub("", stem_of(p)) if channels else stem_of(p) for p in images]
     beginnings: defaultdict[str, list[tuple[int, bool]]] = defaultdict(list)
@@ -178,7 +284,11 @@ def _pair(images: list[Path], labels: list[Path], channels: bool) -> list[Found]
         matches = [label for length, label in fits[number] if length == longest]
         problem = _problem(image, matches, names[stem_of(image)] > 1)
         label_of_it = matches[0] if len(matches) == 1 else None
-        result.append(Found(image, label_of_it, _text(subject_of(image, channels)), _text(stem_of(image)), problem))
+        end = _CHANNEL.search(stem_of(image)) if channels else None
+        channel = int(end.group(1)) if end else None
+        sequence = (_named(channel_names or {}, channel) if channel is not None else None) or _sequence(image)
+        subject, series = _text(subject_of(image, channels)), _text(stem_of(image))
+        result.append(Found(image, label_of_it, subject, series, problem, sequence, channel))
     return result
 
 
@@ -201,7 +311,12 @@ def _problem(image: Path, labels: list[Path], twice: bool) -> str | None:
     files = [image, *labels]
     for file in files:
         if not file.exists():
-            return f"expected a file, {shown(file.name)} is a link that leads nowhere; fetch its content"
+            what = (
+                "is a link that leads nowhere; fetch its content"
+                if file.is_symlink()
+                else "is missing; correct the list"
+            )
+            return f"expected a file, {shown(file.name)} {what}"
         if _text(file.name) != file.name:
             return f"expected a file name in UTF-8, found {shown(file.name)}; rename it"
     if twice:

@@ -1,9 +1,58 @@
-"""Affines of planes cut from volumes: every pixel keeps its world coordinate."""
+"""Affines: what can be a head, one orientation for all, and planes whose pixels keep their world coordinates."""
+
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from mri_minority.core.errors import DataError
+
+MAX_VOXELS = 100_000_000
+"""A header that claims more is refused before anything is allocated."""
+
+MAX_INTENSITY = 1e12
+"""Beyond it a value is no measurement, and its square no float32."""
+
+SPACING_MM = (0.01, 100.0)
+EXTENT_MM = 2000.0
+"""Spacing and field of view beyond which the units must be wrong; resampled, such a volume would fill the memory."""
+
+Affine: TypeAlias = npt.NDArray[np.float64]
+
+
+def to_ras(values: npt.NDArray[Any], affine: Affine) -> tuple[npt.NDArray[Any], Affine]:
+    """Reorder and flip the axes of a volume (X, Y, Z) so that they are closest to right, anterior, superior.
+
+    Returns:
+        The values and their affine (4, 4): every voxel keeps its world coordinate.
+    """
+    orientation = io_orientation(affine)
+    canonical = np.asarray(affine @ inv_ornt_aff(orientation, values.shape), dtype=np.float64)
+    return apply_orientation(values, orientation), canonical
+
+
+def check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None = None) -> None:
+    """Refuse what is no geometry; with a shape, also what cannot be a head in millimetres."""
+    finite = affine.shape == (4, 4) and bool(np.isfinite(affine).all()) and float(np.abs(affine).max()) < 1e6
+    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if finite else np.zeros(3)
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
+        raise DataError(
+            f"expected an invertible affine in {where}, found {_shown(affine[:3])}; set the geometry with "
+            "the tool that made the file"
+        )
+    if shape is None:
+        return
+    extent = float((lengths * shape).max())
+    if lengths.min() < SPACING_MM[0] or lengths.max() > SPACING_MM[1] or extent > EXTENT_MM:
+        raise DataError(
+            f"expected voxels of {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {EXTENT_MM:g} mm across in "
+            f"{where}, found {' x '.join(f'{n:.3g}' for n in lengths)} mm and {shape} voxels; check the units"
+        )
+
+
+def _shown(rows: npt.NDArray[np.float64]) -> str:
+    return "; ".join(" ".join(f"{value:.4g}" for value in row) for row in rows)
 
 
 def plane_affine(

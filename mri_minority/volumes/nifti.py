@@ -1,35 +1,30 @@
 """NIfTI in: checked before anything is allocated, one convention afterwards. NIfTI out: the same bytes every time."""
 
 import gzip
+import hashlib
 import io
 import json
 import logging
 import math
 import zlib
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Extension, Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header
-from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import array_from_file
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import sha256_of, shown, write_bytes_atomic
+from mri_minority.volumes.geometry import MAX_INTENSITY, MAX_VOXELS, Affine, check_affine, to_ras
 from mri_minority.volumes.volume import Volume
-
-MAX_VOXELS = 1024**3
-"""A header that claims more is refused before anything is allocated."""
 
 MAX_OTHER_BYTES = 64 * 1024**2
 """Most that may lie before the voxels (header extensions) or after them."""
-
-SPACING_MM = (0.01, 100.0)
-EXTENT_MM = 2000.0
-"""Spacing and field of view beyond which the units must be wrong; resampled, such a volume would fill the memory."""
 
 GRID_TOLERANCE_MM = 1e-3
 MAX_NOT_FINITE = 0.01
@@ -38,13 +33,15 @@ MAX_DESCRIPTION = 79
 _DEFLATE_RATIO = 1032
 """No deflate stream grows by more than this, so a small file cannot hold what its header claims."""
 
+_IMAGE_RATIO = 100
+_SMALL_BYTES = 32 * 1024**2
+"""A large file that grows by more than this is no picture of a head: it holds hardly anything but one value."""
+
 _BROKEN = (HeaderDataError, OSError, EOFError, zlib.error, ValueError, OverflowError, MemoryError)
 _QUIET = logging.Logger("nifti header", level=logging.CRITICAL + 1)
 
-Affine: TypeAlias = npt.NDArray[np.float64]
 
-
-def read_volume(image: Path, label: Path | None, subject: str, series: str) -> Volume:
+def read_volume(image: Path, label: Path | None, subject: str, series: str, channel: int | None = None) -> Volume:
     """Read an image and its label map into the project's convention.
 
     Args:
@@ -52,18 +49,19 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str) -> V
         label: Integer map on the same grid (its axes may be stored in another order), or None.
         subject: Key of the subject.
         series: Name of the acquisition.
+        channel: Which volume of a 4-D image, from 0; None refuses 4-D. A 3-D image is read whatever this says.
 
     Returns:
         The volume: axes closest to RAS+, affine in millimetres, intensities with slope and intercept applied.
-        Values that are not finite are 0 (when there are few).
+        Values that are not finite (or beyond any scanner) are 0, when there are few.
 
     Raises:
         DataError: Not NIfTI, truncated or damaged, RGB or complex, 4-D, a header that cannot be true, an affine that
             is no geometry, 1 % or more NaN or infinite, or a label map that is not of whole numbers or lies on
             another grid.
     """
-    array, affine = _read(image, np.dtype(np.float32))
-    bad = ~np.isfinite(array)
+    array, affine, volumes = _read(image, np.dtype(np.float32), channel)
+    bad = ~(np.abs(array) < MAX_INTENSITY)  # NaN compares to nothing
     share = float(bad.mean())
     if share >= MAX_NOT_FINITE:
         raise DataError(
@@ -73,10 +71,13 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str) -> V
     array[bad] = 0
     label_array: npt.NDArray[np.int32] | None = None
     if label is not None:
-        values, label_affine = _read(label, np.dtype(np.float64))
+        values, label_affine, _ = _read(label, np.dtype(np.float64), None, array.shape)
         _check_same_grid(image, array.shape, affine, label, values.shape, label_affine)
         label_array = _whole_numbers(label, values)
-    return Volume(np.ascontiguousarray(array), label_array, affine, subject, series, sha256_of(image))
+    sha256 = sha256_of(image)
+    if volumes > 1:  # two volumes of one file are two images
+        sha256 = hashlib.sha256(f"{sha256}/{channel}".encode()).hexdigest()
+    return Volume(np.ascontiguousarray(array), label_array, affine, subject, series, sha256)
 
 
 def nifti_bytes(array: npt.NDArray[Any], affine: Affine, description: str, trace: dict[str, Any] | None) -> bytes:
@@ -103,7 +104,7 @@ def nifti_bytes(array: npt.NDArray[Any], affine: Affine, description: str, trace
         raise DataError("expected finite intensities to write, found NaN or infinite ones; do not export this image")
     if not description.isascii() or not description.isprintable() or len(description) > MAX_DESCRIPTION:
         raise DataError(f"expected a description of at most {MAX_DESCRIPTION} ASCII characters, found {description!a}")
-    _check_affine(affine, "the affine to write")
+    check_affine(affine, "the affine to write")
     picture = Nifti1Image(array, affine)
     picture.header.set_xyzt_units("mm")
     picture.header["descrip"] = description.encode("ascii")
@@ -137,8 +138,10 @@ def axis_codes(affine: Affine) -> str:
     return "".join(str(code) for code in aff2axcodes(affine))
 
 
-def _read(path: Path, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Affine]:
-    """Scaled values (X, Y, Z) of the wanted float type and affine (4, 4) in mm, axes closest to RAS+."""
+def _read(
+    path: Path, dtype: np.dtype[Any], channel: int | None, like: tuple[int, ...] | None = None
+) -> tuple[npt.NDArray[Any], Affine, int]:
+    """Scaled values (X, Y, Z) of the wanted float type, affine (4, 4) in mm (both RAS+), volumes there are."""
     name = shown(path.name)
     try:
         if not path.is_file():
@@ -149,13 +152,19 @@ def _read(path: Path, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Affine]:
             stream: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if packed else file
             with stream:
                 header = _header(name, stream)
-                shape = _checked_shape(name, header)
+                shape, volumes = _checked_shape(name, header, channel)
+                if like is not None and sorted(shape) != sorted(like):  # known before it is unpacked
+                    raise DataError(_other_shape(name, shape, like))
                 affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-                _check_affine(affine, name, shape)
+                check_affine(affine, name, shape)
+                slope, intercept = header.get_slope_inter()
                 kind, offset = header.get_data_dtype(), int(header.get_data_offset())
-                claimed = offset + math.prod(shape) * kind.itemsize
-                _check_size(name, path.stat().st_size, packed, offset, claimed)
-                raw = array_from_file(shape, kind, stream, offset, mmap=False)
+                length = math.prod(shape) * kind.itemsize
+                ratio = (_DEFLATE_RATIO if like is not None else _IMAGE_RATIO) if packed else 1
+                _check_size(name, path.stat().st_size, ratio, offset, offset + volumes * length)
+                skipped = length * (channel or 0) if volumes > 1 else 0
+                raw = array_from_file(shape, kind, stream, offset + skipped, mmap=False)
+                _skip(stream, (volumes * length - skipped - length) if packed else 0)
                 if packed:
                     _read_to_end(name, stream)
     except _BROKEN as error:
@@ -164,13 +173,10 @@ def _read(path: Path, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], Affine]:
         ) from error
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is found by the caller
         values = raw.astype(dtype)
-        slope, intercept = header.get_slope_inter()
         if slope is not None:
             values *= dtype.type(slope)
             values += dtype.type(intercept or 0.0)
-    orientation = io_orientation(affine)
-    canonical = np.asarray(affine @ inv_ornt_aff(orientation, shape), dtype=np.float64)
-    return apply_orientation(values, orientation), canonical
+    return *to_ras(values, affine), volumes
 
 
 def _header(name: str, stream: io.BufferedIOBase) -> Nifti1Header:
@@ -190,52 +196,48 @@ def _header(name: str, stream: io.BufferedIOBase) -> Nifti1Header:
     raise DataError(f"expected a NIfTI file, {name} is not one (no NIfTI header in it); convert it to .nii.gz first")
 
 
-def _checked_shape(name: str, header: Nifti1Header) -> tuple[int, int, int]:
+def _checked_shape(name: str, header: Nifti1Header, channel: int | None) -> tuple[tuple[int, int, int], int]:
+    """Shape of one volume, and how many there are."""
     found = tuple(int(n) for n in header.get_data_shape())
     shape = found
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) == 2:
         shape = (*shape, 1)
-    if len(shape) != 3 or min(shape) < 1:
-        raise DataError(f"expected one 3-D volume in {name}, found shape {found}; extract one volume first")
+    several = len(shape) == 4 and channel is not None and min(shape) > 0
+    if several and not 0 <= int(channel or 0) < shape[3]:
+        raise DataError(f"expected a volume number below {shape[3]} for {name}, found {channel}; check the recipe")
+    if (len(shape) != 3 and not several) or min(shape) < 1:
+        raise DataError(
+            f"expected one 3-D volume in {name}, found shape {found}; extract one volume first, or let the recipe "
+            "choose one (`channel`)"
+        )
     if math.prod(shape) > MAX_VOXELS:
         raise DataError(f"expected at most {MAX_VOXELS} voxels in {name}, its header claims {found}; is it damaged?")
     kind = header.get_data_dtype()
     if kind.fields is not None or kind.kind not in "iuf":
         what = "RGB" if kind.fields is not None else str(kind)
         raise DataError(f"expected one real number per voxel in {name}, found {what}; convert it to grey values first")
-    return shape[0], shape[1], shape[2]
+    return (shape[0], shape[1], shape[2]), shape[3] if several else 1
 
 
-def _check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None = None) -> None:
-    """Refuse what is no geometry; with a shape, also what cannot be a head in millimetres."""
-    finite = affine.shape == (4, 4) and bool(np.isfinite(affine).all()) and float(np.abs(affine).max()) < 1e6
-    lengths = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) if finite else np.zeros(3)
-    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-4:
-        raise DataError(
-            f"expected an invertible affine in {where}, found {affine[:3].round(3).tolist()}; set the geometry with "
-            "the tool that made the file"
-        )
-    if shape is None:
-        return
-    extent = float((lengths * shape).max())
-    if lengths.min() < SPACING_MM[0] or lengths.max() > SPACING_MM[1] or extent > EXTENT_MM:
-        raise DataError(
-            f"expected voxels of {SPACING_MM[0]:g} to {SPACING_MM[1]:g} mm and at most {EXTENT_MM:g} mm across in "
-            f"{where}, found {' x '.join(f'{n:.3g}' for n in lengths)} mm and {shape} voxels; check the units"
-        )
-
-
-def _check_size(name: str, size: int, packed: bool, offset: int, claimed: int) -> None:
+def _check_size(name: str, size: int, ratio: int, offset: int, claimed: int) -> None:
     if not 0 <= offset <= MAX_OTHER_BYTES:
         raise DataError(f"expected voxels soon after the header of {name}, it says byte {offset}; is it damaged?")
-    most = size * _DEFLATE_RATIO if packed else size
-    if claimed > most:
+    if claimed > size * (ratio if claimed > _SMALL_BYTES or ratio == 1 else _DEFLATE_RATIO):
         raise DataError(
             f"expected a whole NIfTI file, {name} is too small: its header claims {claimed} bytes, its {size} bytes "
-            f"{'cannot hold them' if packed else 'are fewer'}; copy or convert it again"
+            f"{'are fewer' if ratio == 1 else 'cannot hold them'}; copy or convert it again"
         )
+
+
+def _skip(stream: io.BufferedIOBase, count: int) -> None:
+    """Read on without keeping anything, in pieces."""
+    while count > 0:
+        piece = stream.read(min(count, 1024**2))
+        if not piece:
+            raise EOFError("the file ends early")
+        count -= len(piece)
 
 
 def _read_to_end(name: str, stream: io.BufferedIOBase) -> None:
@@ -266,10 +268,7 @@ def _check_same_grid(
     label_affine: Affine,
 ) -> None:
     if image_shape != label_shape:
-        raise DataError(
-            f"expected label and image of one shape, found {label_shape} in {shown(label.name)} and {image_shape} in "
-            f"{shown(image.name)}; resample the label to the image's grid"
-        )
+        raise DataError(_other_shape(shown(label.name), label_shape, image_shape))
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image_shape])).reshape(3, -1)
     corners = np.vstack([corners, np.ones((1, corners.shape[1]))])
     off_mm = float(np.linalg.norm(((image_affine - label_affine) @ corners)[:3], axis=0).max())
@@ -278,6 +277,13 @@ def _check_same_grid(
             f"expected label and image on one grid, {shown(label.name)} lies up to {off_mm:.3g} mm off "
             f"{shown(image.name)}; resample the label to the image's grid"
         )
+
+
+def _other_shape(label: str, label_shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
+    return (
+        f"expected label and image of one shape, found {label_shape} in {label} and {image_shape} in the image (RAS "
+        "order); resample the label to the image's grid"
+    )
 
 
 def _first_line(error: BaseException) -> str:

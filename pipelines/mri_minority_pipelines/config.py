@@ -20,12 +20,15 @@ class _Settings(BaseModel):
 class PrepareConfig(_Settings):
     """From volumes to the slice store."""
 
+    sequence: str = ""
+    channel: int | None = Field(None, ge=0)
     spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
     size: tuple[int, int] = (96, 112)
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
     heights: tuple[float, float] = (0.10, 0.95)
     ceiling: float = Field(1.2, gt=0)
     labels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    foreground: Literal["labels", "head"] = "labels"
     strata: int = Field(10, ge=1)
     stratum_min_slices: int = Field(40, ge=2)
     holdout: float = Field(0.2, ge=0, lt=1)

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.export.dataset import read_manifest
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import bfloat16_pays
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import ModelFolder, find_model
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         DataError: It is none of them.
     """
+    path = find_model(path).path
     if (path / "store.json").is_file():
         store = SliceStore(path)
         counts = np.bincount(store.strata(), minlength=len(store.strata_names)).tolist()
@@ -33,6 +34,7 @@ def describe(path: Path) -> dict[str, Any]:
             "held-out subjects": len({row.subject for row in store.rows if row.split == "holdout"}),
             "labels": ", ".join(store.label_names) or "none",
             "size": " x ".join(map(str, store.header["settings"]["size"])),
+            "geometry": _geometry(store),
             "strata": ", ".join(f"{n} ({c})" for n, c in zip(store.strata_names, counts, strict=True)),
             "refused files": store.header["quarantined"],
         }
@@ -50,8 +52,29 @@ def describe(path: Path) -> dict[str, Any]:
     if (path / "manifest.json").is_file():
         manifest = read_manifest(path)
         said = {key: manifest[key] for key in ("method", "rarity", "wanted", "seed", "audit", "version")}
-        return {"kind": "synthetic data set", "slices": len(manifest["slices"]), **said}
+        layout = manifest.get("export", "nifti")
+        return {"kind": "synthetic data set", "layout": layout, "slices": len(manifest["slices"]), **said}
     raise DataError(f"expected a slice store, a model folder or a synthetic data set, {path} is none of them")
+
+
+def _geometry(store: SliceStore) -> str:
+    """Plane and spacing of the slices, as they lie in the store."""
+    affine = np.array([row.affine for row in store.rows]).reshape(-1, 4, 4)
+    spacing_mm = np.linalg.norm(affine[:, :3, :3], axis=1)
+    low, high = spacing_mm.min(axis=0), spacing_mm.max(axis=0)
+    sides = [f"{a:.4g}" if b - a < 1e-3 else f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)]
+    return f"{store.header['settings']['plane']}, pixels of {sides[0]} x {sides[1]} mm, slices {sides[2]} mm apart"
+
+
+def _optional() -> str:
+    """Which parts that not everybody needs are here."""
+    found = []
+    for name, purpose in (("highdicom", "--to dicom"), ("pylibjpeg-openjpeg", "JPEG 2000 in DICOM")):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name} ({purpose})")
+    return ", ".join(found)
 
 
 def machine() -> dict[str, Any]:
@@ -61,7 +84,8 @@ def machine() -> dict[str, Any]:
     return {
         "mri-minority": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "monai", "nibabel", "zarr", "numpy")},
+        **{name: version(name) for name in ("torch", "monai", "nibabel", "pydicom", "zarr", "numpy")},
+        "optional parts": _optional(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "memory": f"{memory:.0f} GiB",

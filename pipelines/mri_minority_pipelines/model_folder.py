@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines.config import DenoiserConfig, Recipe
 
-FORMAT = 1
+FORMAT = 2
+
+EMBEDDED = "embedded"
+"""Name of the model that comes with the package."""
+
+
+def find_model(name: str | Path) -> "ModelFolder":
+    """A model folder, or the one inside the package for the name "embedded"."""
+    if str(name) == EMBEDDED:
+        return ModelFolder(Path(str(resources.files("mri_minority_pipelines.models") / "brain_t1_2mm")))
+    return ModelFolder(Path(name))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mri_minority.core.errors import DataError, UsageError
-from mri_minority.evaluate.attributes import measure
+from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.slices.store import SliceStore
 
 _BLOCK = 1024
@@ -58,6 +59,24 @@ def attribute_scores(name: str, store: SliceStore) -> torch.Tensor:
         _, label = store.read(np.arange(start, min(start + _BLOCK, len(store.rows))))
         values.append(measure(name, label, store.label_names, pixel_mm2))
     return torch.as_tensor(np.concatenate(values))
+
+
+def real_attributes(store: SliceStore) -> dict[str, list[list[float]]]:
+    """Mean and 95th percentile of every attribute of the training slices, stratum by stratum."""
+    train, strata, pixel_mm2 = store.indices("train"), store.strata(), pixel_area_mm2(store)
+    names = attribute_names(store.label_names)
+    values: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
+    for start in range(0, len(train), _BLOCK):
+        _, label = store.read(train[start : start + _BLOCK])
+        for name in names:
+            values[name].append(measure(name, label, store.label_names, pixel_mm2))
+    of_stratum = [strata[train] == t for t in range(len(store.strata_names))]
+    table = {}
+    for name in names:
+        every = np.concatenate(values[name])
+        rows = [every[chosen] for chosen in of_stratum]
+        table[name] = [[round(float(r.mean()), 6), round(float(np.quantile(r, 0.95)), 6)] for r in rows]
+    return table
 
 
 def pixel_area_mm2(store: SliceStore) -> float:

@@ -245,3 +245,17 @@ def test_no_subject_reaches_the_output(model: Path, tmp_path: Path) -> None:
             data = path.read_bytes()
             data = gzip.decompress(data) if path.name.endswith(".gz") else data
             assert b"phantom" not in data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_workers_change_nothing(model: Path, tmp_path: Path, workers: int) -> None:
+    """Every file of the set is the same, whoever drew which block."""
+    config = SampleConfig(steps=3, precision="float32")
+    request = _with(count=9)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    synthesize.run(request, config, ModelFolder(model), alone, CPU, silent)
+    synthesize.run(request, config, ModelFolder(model), together, CPU, silent, workers)
+    names = sorted(str(p.relative_to(alone)) for p in alone.rglob("*") if p.is_file())
+    assert names == sorted(str(p.relative_to(together)) for p in together.rglob("*") if p.is_file())
+    assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in names)

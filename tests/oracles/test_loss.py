@@ -154,7 +154,7 @@ def test_the_best_denoiser_of_structureless_data_has_loss_one(sigmas: tuple[floa
 
 
 def test_loss_has_the_gradient_of_its_formula() -> None:
-    """d/dmu of a Gaussian world's loss, at one item: 2 (D - x_0) (1 - k) / c_out^2, averaged; one of three carries none."""
+    """d/dmu of a Gaussian world's loss, at one item: 2 (D - x_0) (1 - k) / c_out^2, averaged; one of three is given."""
     mu = torch.tensor(0.7, requires_grad=True)
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(7)).unbind()
     sigma, c_out, groups = torch.full((3, 1), 2.0), torch.full((3, 1), 0.4), ChannelGroups((1,))

@@ -14,9 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff
 
+from mri_minority.core.errors import DataError
+from mri_minority.export.dataset import write_manifest
 from mri_minority.export.nifti import export_slice
+from mri_minority.volumes.dicom import find_series
+from mri_minority.volumes.dicom_volume import read_dicom_volume
 from mri_minority.volumes.geometry import lift_thickness, plane_affine
 from mri_minority.volumes.nifti import axis_codes, read_volume
+from mri_minority.volumes.volume import Volume
+from mri_minority_pipelines.stages import export
+from tests.support.dicoms import write_enhanced, write_series
+from tests.support.tiny import silent
 
 SHAPE = (6, 7, 5)
 MARK = 1000.0
@@ -123,6 +131,59 @@ def test_a_voxel_keeps_its_world_coordinate(
         # its third axis may be chosen; a slice that is itself sheared is not, and only nibabel can say where it is.
         if squarely(plane):
             assert world_in_itk(folder / file) == pytest.approx(expected_mm, abs=TOLERANCE_MM)
+
+
+def read_back(kind: str, folder: Path, values: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> Volume:
+    """Write a volume in one of the formats that can come in, and read it."""
+    if kind == "nifti":
+        nib.nifti1.Nifti1Image(values, affine).to_filename(folder / "image.nii.gz")
+        return read_volume(folder / "image.nii.gz", None, "subject", "series")
+    if kind == "dicom":
+        write_series(folder / "in", values.astype(np.int16), affine, order=[3, 1, 4, 0, 2])
+    else:
+        write_enhanced(folder / "in" / "volume", values.astype(np.int16), affine, order=[3, 1, 4, 0, 2])
+    (series,), broken = find_series(folder / "in")
+    assert broken == []
+    return read_dicom_volume(series)
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+@pytest.mark.parametrize("kind", ["dicom", "enhanced", "nifti"])
+@settings(max_examples=4)
+@given(voxel=st.tuples(*[st.integers(0, n - 1) for n in SHAPE]), axis=st.integers(0, 2))
+def test_a_voxel_keeps_its_world_coordinate_from_every_reader_to_every_exporter(
+    name: str, kind: str, tmp_path_factory: pytest.TempPathFactory, voxel: tuple[int, int, int], axis: int
+) -> None:
+    affine = ORIENTATIONS[name]
+    if kind != "nifti" and name == "sheared in plane":
+        return  # rows and columns of a DICOM image are perpendicular
+    folder = tmp_path_factory.mktemp("geometry")
+    expected_mm = nib.affines.apply_affine(affine, voxel)
+    values = np.zeros(SHAPE, np.float32)
+    values[voxel] = MARK
+    volume = read_back(kind, folder, values, affine)
+    assert axis_codes(volume.affine) == "RAS"
+    where = tuple(int(n) for n in np.argwhere(volume.image == MARK)[0])
+    assert nib.affines.apply_affine(volume.affine, where) == pytest.approx(expected_mm, abs=TOLERANCE_MM)
+
+    plane = plane_affine(volume.affine, axis, where[axis])
+    image = np.ascontiguousarray(volume.image.take(where[axis], axis=axis))
+    row = export_slice(folder / "drawn", "synth_00000", image, (image > 0).astype(np.uint8), plane, {})
+    header = {"label_names": ["mark"], "white": MARK}
+    write_manifest(folder / "drawn", header, [row])
+    for layout in export.LAYOUTS:
+        out = folder / layout
+        if layout == "dicom" and not squarely(plane):
+            with pytest.raises(DataError, match="perpendicular"):
+                export.run(folder / "drawn", layout, out, silent)
+            continue
+        export.run(folder / "drawn", layout, out, silent)
+        for file in sorted(out.rglob("*.nii.gz")):
+            assert world_in_nibabel(file) == pytest.approx(expected_mm, abs=TOLERANCE_MM)
+        files = [*out.rglob("*.nii.gz"), *out.rglob("image.dcm")]
+        assert files
+        for file in files if squarely(plane) else []:
+            assert world_in_itk(file) == pytest.approx(expected_mm, abs=TOLERANCE_MM)
 
 
 def test_which_slices_itk_can_hold() -> None:

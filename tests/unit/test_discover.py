@@ -321,7 +321,7 @@ def test_a_problem_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_without_images_is_refused(tmp_path: Path, source: str, words: str) -> None:
-    touch(tmp_path, "other/notes.txt", "other/scan.dcm", "masks/p1_seg.nii.gz", "good/p1.nii.gz", "hollow/labels/a.nii")
+    touch(tmp_path, "other/notes.txt", "masks/p1_seg.nii.gz", "good/p1.nii.gz", "hollow/labels/a.nii")
     for folder in ("empty", "hollow/images"):
         (tmp_path / folder).mkdir()
     with pytest.raises(DataError, match=words) as refused:

@@ -43,11 +43,11 @@ def command(
     """Draw with every sampler and put rarity, fidelity and cost side by side."""
     with speaking(json, debug) as speech:
         from mri_minority.slices.store import SliceStore
-        from mri_minority_pipelines.model_folder import ModelFolder
+        from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, sampling
         from mri_minority_pipelines.stages import compare
 
-        folder = ModelFolder(model)
+        folder = find_model(model)
         config = sampling(folder.recipe().sample, guidance=guidance, steps=steps, solver=solver)
         slices = SliceStore(store or model.with_name(f"{model.name}.store"))
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip())

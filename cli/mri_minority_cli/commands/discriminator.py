@@ -25,11 +25,11 @@ def command(
     """Draw plain slices and learn to tell them from real ones, so that low-density sampling stays near the real."""
     with speaking(json, debug) as speech:
         from mri_minority.slices.store import SliceStore
-        from mri_minority_pipelines.model_folder import ModelFolder
+        from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device
         from mri_minority_pipelines.stages import train_discriminator
 
-        folder = ModelFolder(model)
+        folder = find_model(model)
         recipe = folder.recipe()
         config = recipe.discriminator.model_copy(update={} if minutes is None else {"minutes": minutes})
         result = train_discriminator.run(

@@ -1,5 +1,6 @@
 """mri-minority prepare: volumes in, slice store out."""
 
+from os import cpu_count
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,15 @@ EXAMPLE = "Example: mri-minority prepare ~/brains --recipe brain_t1_2mm --out br
 
 def command(
     source: Annotated[
-        list[Path], typer.Argument(help="Folders or files: flat, images/ + labels/, nnU-Net raw or BIDS.")
+        list[Path], typer.Argument(help="Folders or files: flat, images/ + labels/, nnU-Net, Decathlon, BIDS, DICOM.")
     ],
     out: Annotated[Path, typer.Option("--out", help="The slice store to make.")],
     recipe: RecipeName = "brain_t1_2mm",
     labels: LabelMap = None,
     holdout: Holdout = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Volumes read at the same time; 0 is one per processor, at most 4.")
+    ] = 0,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -34,7 +38,7 @@ def command(
         if dry:
             dry_run(resolved.prepare.model_dump(mode="json"))
             return
-        report = prepare.run(resolved.prepare, source, out, speech.tell)
+        report = prepare.run(resolved.prepare, source, out, speech.tell, workers or min(4, cpu_count() or 1))
         sentences = [f"{report.slices} slices of {report.volumes} volumes in {report.store}"]
         sentences += [f"  {name}: {count} slices" for name, count in report.strata.items()]
         if report.quarantined:

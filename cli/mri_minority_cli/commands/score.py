@@ -22,11 +22,11 @@ def command(
 ) -> None:
     """Write the minority score of every slice, with its standard error and level, on the model's own scale."""
     with speaking(json, debug) as speech:
-        from mri_minority_pipelines.model_folder import ModelFolder
+        from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, open_or_prepare
         from mri_minority_pipelines.stages import score_slices
 
-        folder = ModelFolder(model)
+        folder = find_model(model)
         store = open_or_prepare(score_slices.prepare_settings(folder), source, out, speech.tell)
         result = score_slices.run(store, folder, out, distance, choose_device(device), speech.tell)
         top = result["top_level_share"]

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from mri_minority_cli.options import Debug, Device, DryRun, Json, Rarity, Seed
+from mri_minority_cli.options import Debug, Device, DryRun, Json, Model, Rarity, Seed
 from mri_minority_cli.speech import dry_run, speaking
 
-EXAMPLE = "Example: mri-minority synthesize --class rare --model brains.model --count 64 --out rare_slices"
+EXAMPLE = "Example: mri-minority synthesize --class rare --count 16 --out rare_slices"
 
 
 def command(
     out: Annotated[Path, typer.Option("--out", help="The data set to make.")],
-    model: Annotated[Path, typer.Option("--model", help="A model folder.")],
+    model: Model = Path("embedded"),
     wanted: Annotated[
         str,
         typer.Option("--class", help="rare, common, a level, a share such as rarest:5%, or a range such as 50%-60%."),
@@ -49,19 +49,21 @@ def command(
 ) -> None:
     """Draw slices of the wanted class, with label maps, as NIfTI pairs."""
     with speaking(json, debug) as speech:
-        from mri_minority_pipelines.model_folder import ModelFolder
+        from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, choose_format, sampling
         from mri_minority_pipelines.stages import synthesize
 
         choose_format(data_format)
-        folder = ModelFolder(model)
+        folder = find_model(model)
         config = sampling(folder.recipe().sample, guidance=guidance, steps=steps, solver=solver)
         request = synthesize.Request(wanted, rarity, method, count, heights, seed or 0)
         if dry:
             dry_run({**request.__dict__, **config.model_dump(mode="json")})
             return
         result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell, workers)
-        speech.result(
-            result,
-            [f"{result['slices']} slices with label maps in {out}", f"look at {out / 'contact_sheet.png'}"],
-        )
+        share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}
+        rare = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {out / 'contact_sheet.png'}"]
+        if rare:
+            sentences.insert(1, f"beyond the real 95th percentile (5 % of real slices are): {rare}")
+        speech.result(result, sentences)

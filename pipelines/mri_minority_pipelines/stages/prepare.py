@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,13 @@ import numpy as np
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.slices.select import SliceSettings, cut_slices
+from mri_minority.slices.select import CutSlices, SliceSettings, cut_slices
 from mri_minority.slices.split import held_out_subjects
 from mri_minority.slices.store import SliceStore, StoreWriter
 from mri_minority.slices.strata import fit_strata
 from mri_minority.volumes.atomic import write_json_atomic
-from mri_minority.volumes.discover import Found, discover, write_quarantine
-from mri_minority.volumes.nifti import read_volume
+from mri_minority.volumes.discover import Found, chosen, discover, write_quarantine
+from mri_minority.volumes.read import read_found
 from mri_minority_pipelines.config import PrepareConfig
 from mri_minority_pipelines.events import Event, publish_folder
 
@@ -41,36 +43,58 @@ class PrepareReport:
     strata: dict[str, int]
 
 
-def run(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None]) -> PrepareReport:
+@dataclass(frozen=True)
+class _Read:
+    """What became of one volume: its slices and hash, or why it was refused; neither where the store has it."""
+
+    item: Found
+    cut: CutSlices | None = None
+    sha256: str = ""
+    reason: str | None = None
+
+
+def run(
+    config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None], workers: int = 1
+) -> PrepareReport:
     """Read, transform and cut every volume; refuse bad ones by name; finish with strata and splits.
 
     Interrupting is safe: the store is built under a temporary name and the same command goes on with it.
+
+    Args:
+        config: How volumes become slices.
+        sources: Folders and files.
+        out: The store to make.
+        tell: Receives progress.
+        workers: Volumes read at the same time, and so held in memory. The store is the same for any number.
 
     Raises:
         DataError: Nothing usable was found, or `out` is something else.
     """
     if (out / "store.json").is_file():
         store = SliceStore(out)
-        if store.header["settings"] != config.model_dump(mode="json"):
+        if PrepareConfig.model_validate(store.header["settings"]) != config:
             raise DataError(f"{out} was prepared with other settings; choose another folder or remove it")
         return _report(store, tell)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the store, {out} holds something else")
-    found = discover(sources)
+    found = chosen(discover(sources), config.sequence, config.channel)
     building = out.with_name(f".{out.name}.building")
     settings = SliceSettings(
-        config.spacing_mm, config.size, config.plane, config.heights, config.ceiling, config.labels
+        config.spacing_mm, config.size, config.plane, config.heights, config.ceiling, config.labels, config.foreground
     )
     _begin(building, config)
+    _say_what_is_known(found, tell)
     writer = StoreWriter(building, config.size)
     held_out = held_out_subjects((f.subject for f in found), config.holdout, config.seed)
-    done, quarantine = writer.done(), []
-    for number, item in enumerate(found):
+    quarantine = []
+    tell(Event("prepare", 0, len(found), {}))
+    for number, read in enumerate(_in_order(found, settings, writer.done(), workers), start=1):
+        if read.cut is not None:
+            split = "holdout" if read.item.subject in held_out else "train"
+            writer.append(read.cut, read.item.subject, read.item.series, read.sha256, split)
+        elif read.reason:
+            quarantine.append((str(read.item.image), read.reason))
         tell(Event("prepare", number, len(found), {}))
-        reason = _add(item, settings, writer, done, "holdout" if item.subject in held_out else "train")
-        if reason:
-            quarantine.append((str(item.image), reason))
-    tell(Event("prepare", len(found), len(found), {}))
     write_quarantine(building / "quarantine.tsv", quarantine)
     train = np.array([row.height for row in writer.rows if row.split == "train"])
     if not len(train):
@@ -103,19 +127,52 @@ def _begin(building: Path, config: PrepareConfig) -> None:
         write_json_atomic(said, settings)
 
 
-def _add(item: Found, settings: SliceSettings, writer: StoreWriter, done: frozenset[str], split: str) -> str | None:
-    """Add one volume; return why it was refused, or None."""
+def _in_order(found: list[Found], settings: SliceSettings, done: frozenset[str], workers: int) -> Iterator[_Read]:
+    """Read volumes several at a time, and give them in the order they were found."""
+    if workers <= 1:
+        yield from (_read(item, settings, done) for item in found)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Read]] = deque()
+        try:
+            for item in found:
+                if len(waiting) == workers:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(_read, item, settings, done))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _read(item: Found, settings: SliceSettings, done: frozenset[str]) -> _Read:
+    """Read and cut one volume, or say why it was refused."""
     if item.problem:
-        return item.problem
+        return _Read(item, reason=item.problem)
     if settings.labels and item.label is None:
-        return "expected a label map beside it, found none"
+        return _Read(item, reason="expected a label map beside it, found none")
     try:
-        volume = read_volume(item.image, item.label, item.subject, item.series)
-        if volume.sha256 not in done:
-            writer.append(cut_slices(volume, settings), item.subject, item.series, volume.sha256, split)
+        volume = read_found(item)
+        cut = None if volume.sha256 in done else cut_slices(volume, settings)
     except DataError as error:
-        return str(error)
-    return None
+        return _Read(item, reason=str(error))
+    return _Read(item, cut, volume.sha256)
+
+
+def _say_what_is_known(found: list[Found], tell: Callable[[Event], None]) -> None:
+    """Say what kind of images will be mixed, and which headers do not say that they are de-identified."""
+    kinds = sorted({item.sequence for item in found if item.sequence})
+    if len(kinds) > 1:
+        text = f"images of several sequences go into one store ({', '.join(kinds)}); `sequence` in a recipe takes one"
+        tell(Event("note", 0, 0, {"text": text}))
+    named = sum(item.dicom is not None and not item.dicom.anonymous for item in found)
+    if named:
+        text = (
+            f"{named} DICOM series do not say that the patient's identity was removed: nothing of their headers is "
+            "kept, but a face or text in the pixels would be"
+        )
+        tell(Event("note", 0, 0, {"text": text}))
 
 
 def _report(store: SliceStore, tell: Callable[[Event], None]) -> PrepareReport:

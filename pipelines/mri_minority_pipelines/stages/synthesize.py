@@ -78,7 +78,7 @@ def run(
 
     Returns:
         Where the set is, the request, and the cost: `seconds` of sampling over all blocks and processes, and the
-        `denoiser_calls` and `guidance_calls` that each slice took.
+        `denoiser_calls` and `guidance_calls` that each slice took, and :func:`beyond_real_p95`.
 
     Raises:
         UsageError: The method, wanted class, rarity or heights do not exist in this model.
@@ -103,8 +103,23 @@ def run(
         "out": str(out),
         "slices": len(rows),
         **{k: header[k] for k in ("method", "rarity", "wanted", "seed")},
+        "beyond_real_p95": beyond_real_p95(rows, card),
         **costs,
     }
+
+
+def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[str, float]:
+    """Per attribute, the share of slices over the 95th percentile of the model's training slices in their stratum.
+
+    About 0.05 for slices like the real ones. Attributes that are 0 at that percentile in some stratum are left out.
+    """
+    shares = {}
+    for name, real in card["real_attributes"].items():
+        limits = [real[row["stratum"]][1] for row in rows]
+        if min(limits) > 0:
+            over = [row["attributes"][name] > limit for row, limit in zip(rows, limits, strict=True)]
+            shares[name] = round(float(np.mean(over)), 4)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -211,6 +226,7 @@ def _header(request: Request, sampler: Sampler, config: SampleConfig, model: Mod
         "seed": request.seed,
         "sample": config.model_dump(mode="json"),
         "label_names": card["label_names"],
+        "sequence": card["recipe"]["prepare"].get("sequence") or None,
         "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
         "bfloat16": fast,
         "audit": "not run",

@@ -50,13 +50,13 @@ def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, te
     if done_file.is_file():
         return
     if fabric.is_global_zero and not (out / "world.safetensors").is_file():
-        _fit_world(config, store, out / "world.safetensors", tell)
+        fit_world(config, store, out / "world.safetensors", tell)
     fabric.barrier()
     torch.manual_seed(config.seed)
     net = build_denoiser(load_world(out / "world.safetensors", len(store.label_names)), config).to(fabric.device)
     # The first process measures for all.
     bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
-    loss_of = _Loss(config, store, net, bfloat16)
+    loss_of = DenoiserLoss(config, store, net, bfloat16)
     micro_batch = min(config.micro_batch, config.batch // fabric.world_size)
     needed = step_bytes(net.train(), lambda: loss_of(net, 0, slice(1)), micro_batch)
     check_memory(needed, fabric.device, micro_batch)
@@ -84,10 +84,11 @@ def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, te
     fabric.barrier()
 
 
-class _Loss:
+class DenoiserLoss:
     """The loss of some rows of a step's batch; every slice's noise is its own, whoever computes it."""
 
     def __init__(self, config: DenoiserConfig, store: SliceStore, net: UNetDenoiser, bfloat16: bool) -> None:
+        """Load the training slices, or be ready to."""
         self.config, self.net, self.bfloat16 = config, net, bfloat16
         self.batches = SliceBatches(store, store.indices("train"), config.batch, config.seed)
         self.levels = NoiseLevels(config.noise_mean, config.noise_std)
@@ -161,7 +162,8 @@ def held_out_errors(net: UNetDenoiser, store: SliceStore, seed: int, most: int =
     return errors
 
 
-def _fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Callable[[Event], None]) -> None:
+def fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Callable[[Event], None]) -> None:
+    """Fit the Gaussian world to the training slices (at most 8192 of them) and write it."""
     index = store.indices("train")
     tell(Event("note", 0, 0, {"text": f"fitting the Gaussian world to {min(len(index), _FIT_SLICES)} slices"}))
     generator = generator_for(config.seed, "world")

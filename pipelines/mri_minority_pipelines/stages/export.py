@@ -1,0 +1,112 @@
+"""export: a data set that `synthesize` wrote, in the layout of another tool."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mri_minority import __version__
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.export.dataset import read_manifest, write_export_card, write_manifest
+from mri_minority.export.exporter import Case, Exporter, Facts, real_cases, synthetic_cases
+from mri_minority.export.layout_bids import BidsExporter
+from mri_minority.export.layout_dicom import DicomExporter
+from mri_minority.export.layout_monai import MonaiExporter
+from mri_minority.export.layout_nifti import NiftiExporter
+from mri_minority.export.layout_nnunet import NnunetExporter, dataset_folder
+from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import sha256_of
+from mri_minority.volumes.discover import kind_of
+from mri_minority_pipelines.events import Event, publish_folder
+
+LAYOUTS: dict[str, Callable[[Path], Exporter]] = {
+    "nifti": lambda out: NiftiExporter(),
+    "nnunet": lambda out: NnunetExporter(dataset_folder(out)),
+    "monai": lambda out: MonaiExporter(),
+    "bids": lambda out: BidsExporter(),
+    "dicom": lambda out: DicomExporter(),
+}
+"""Layout -> its exporter, given where the data set will lie."""
+
+
+def run(
+    source: Path,
+    layout: str,
+    out: Path,
+    tell: Callable[[Event], None],
+    real: Path | None = None,
+    sequence: str | None = None,
+) -> dict[str, Any]:
+    """Write a data set in another layout, with manifest and data card. The same source gives the same bytes.
+
+    Args:
+        source: What `synthesize` wrote.
+        layout: One of `LAYOUTS`.
+        out: The data set to make: a new or empty folder.
+        tell: Receives progress.
+        real: A slice store whose slices are added, in layouts that keep them apart from synthetic ones.
+        sequence: Kind of image, for example "FLAIR"; by default what the manifest says, else "T1".
+
+    Raises:
+        UsageError: There is no such layout, or real slices do not fit into it.
+        DataError: The source has changed, the store has other classes, or `out` holds something.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError(f"expected --to {', '.join(LAYOUTS)}, found {layout!r}")
+    exporter = LAYOUTS[layout](out)
+    if real is not None and not exporter.takes_real:
+        able = ", ".join(name for name in LAYOUTS if LAYOUTS[name](out).takes_real)
+        raise UsageError(f"real slices can be added to {able}, not to {layout}; leave --real out")
+    manifest = read_manifest(source)
+    if "files" in manifest:
+        raise DataError(
+            f"expected a data set that `synthesize` wrote, {source} is an export of one; export the original"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"expected an empty or new folder for the export, {out} holds something")
+    cases, total = _cases(source, manifest, real)
+    header = {key: value for key, value in manifest.items() if key not in ("slices", "format")}
+    kind = kind_of(sequence or header.get("sequence") or "T1")
+    facts = Facts(tuple(manifest["label_names"]), kind, float(manifest["white"]), header)
+    building = out.with_name(f".{out.name}.building")
+    if building.exists():
+        shutil.rmtree(building)
+    building.mkdir(parents=True)
+    rows: list[dict[str, Any]] = []
+    exporter.write(building, _watched(cases, total, rows, tell), facts)
+    counts = Counter("synthetic" if row.get("synthetic", True) else "real" for row in rows)
+    write_export_card(building, layout, exporter.usage, manifest, counts["real"])
+    files = sorted(p for p in building.rglob("*") if p.is_file())
+    listed = [{"path": p.relative_to(building).as_posix(), "sha256": sha256_of(p)} for p in files]
+    write_manifest(
+        building, {**header, "export": layout, "exported_by": __version__, "sequence": kind, "files": listed}, rows
+    )
+    publish_folder(building, out)
+    return {"out": str(out), "layout": layout, "synthetic": counts["synthetic"], "real": counts["real"]}
+
+
+def _cases(source: Path, manifest: dict[str, Any], real: Path | None) -> tuple[Iterator[Case], int]:
+    """The slices to write, synthetic ones first, and how many there are."""
+    cases, total = synthetic_cases(source, manifest), len(manifest["slices"])
+    if real is None:
+        return cases, total
+    store = SliceStore(real)
+    if list(store.label_names) != list(manifest["label_names"]):
+        raise DataError(
+            f"expected the classes of the synthetic slices ({', '.join(manifest['label_names'])}) in {real}, found "
+            f"{', '.join(store.label_names) or 'none'}; give the store that the model was trained on"
+        )
+    return chain(cases, real_cases(store)), total + len(store.rows)
+
+
+def _watched(
+    cases: Iterator[Case], total: int, rows: list[dict[str, Any]], tell: Callable[[Event], None]
+) -> Iterator[Case]:
+    """Pass cases on, noting their rows and telling progress."""
+    for case in cases:
+        tell(Event("export", len(rows), total, {}))
+        rows.append(case.row)
+        yield case
+    tell(Event("export", total, total, {}))

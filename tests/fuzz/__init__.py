@@ -1,0 +1,1 @@
+"""Long-running search for files that the readers cannot stand: `make fuzz`."""

@@ -1,0 +1,296 @@
+"""Every layout: what lies where, who validates, that equal sources give equal bytes, and what the tools say of it."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom.dataset import Dataset
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.export.dataset import verify_dataset
+from mri_minority.export.exporter import Exporter
+from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.dicom import find_series
+from mri_minority.volumes.dicom_volume import read_dicom_volume
+from mri_minority_pipelines.stages import export
+from tests.support.drawn import NAMES, PLANE, pictures, write_drawn, write_store
+from tests.support.tiny import silent
+
+REAL = ("nifti", "nnunet", "monai")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_drawn(tmp_path_factory.mktemp("drawn") / "rare slices")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SliceStore:
+    return write_store(tmp_path_factory.mktemp("stores") / "store")
+
+
+def exported(source: Path, layout: str, out: Path, real: Path | None = None, sequence: str | None = None) -> Path:
+    export.run(source, layout, out, silent, real, sequence)
+    return out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_every_exporter_is_one(layout: str, tmp_path: Path) -> None:
+    assert isinstance(export.LAYOUTS[layout](tmp_path), Exporter)
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_the_same_source_gives_the_same_bytes(layout: str, source: Path, store: SliceStore, tmp_path: Path) -> None:
+    real = store.folder if layout in REAL else None
+    first = content(exported(source, layout, tmp_path / "a" / "x", real))
+    assert first == content(exported(source, layout, tmp_path / "b" / "x", real))
+    assert len(first) > 10
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_verify_notices_every_change(layout: str, source: Path, tmp_path: Path) -> None:
+    folder = exported(source, layout, tmp_path / "x")
+    assert verify_dataset(folder) == []
+    names = [name for name in content(folder) if name != "manifest.json"]
+    for name in names[:: max(1, len(names) // 5)]:
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data + b"x")
+        assert verify_dataset(folder) == [f"{name} has changed since it was written"]
+        (folder / name).unlink()
+        assert verify_dataset(folder) == [f"{name} is missing"]
+        (folder / name).write_bytes(data)
+    (folder / "extra.txt").write_text("x", encoding="utf-8")
+    assert verify_dataset(folder) == ["extra.txt is not in the manifest"]
+
+
+@pytest.mark.parametrize("layout", REAL)
+def test_nobody_is_named_and_real_slices_are_said_to_be_real(
+    layout: str, source: Path, store: SliceStore, tmp_path: Path
+) -> None:
+    folder = exported(source, layout, tmp_path / "x", store.folder)
+    everything = content(folder)
+    assert not [name for name, data in everything.items() if b"Doe" in data or "Doe" in name]
+    assert b"`real_*` are of" in everything["README.md"]
+    for path in folder.rglob("real_*.nii.gz"):
+        assert nib.nifti1.load(path).header["descrip"].item().startswith(b"REAL slice")
+    for path in folder.rglob("synth_*.nii.gz"):
+        assert nib.nifti1.load(path).header["descrip"].item().startswith(b"SYNTHETIC mri-minority")
+
+
+def test_nnunet_layout(source: Path, store: SliceStore, tmp_path: Path) -> None:
+    folder = exported(source, "nnunet", tmp_path / "Dataset501_Rare", store.folder)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    assert dataset["channel_names"] == {"0": "T1"}
+    assert dataset["labels"] == {"background": 0, "grey_matter": 1, "lesion": 2}
+    images = sorted(p.name for p in (folder / "imagesTr").iterdir())
+    labels = sorted(p.name for p in (folder / "labelsTr").iterdir())
+    assert images == [name.replace(".nii.gz", "_0000.nii.gz") for name in labels]
+    assert dataset["numTraining"] == len(images) == 6 + 20
+    assert len(list((folder / "imagesTs").iterdir())) == len(list((folder / "labelsTs").iterdir())) == 4
+
+
+def test_nnunet_in_a_folder_of_another_name(source: Path, tmp_path: Path) -> None:
+    folder = exported(source, "nnunet", tmp_path / "out")
+    assert (folder / "Dataset900_MriMinority" / "dataset.json").is_file()
+    assert (folder / "manifest.json").is_file()
+
+
+def validation_sets(folder: Path, layout: str) -> list[tuple[set[str], set[str]]]:
+    """Training and validation names of every fold."""
+    if layout == "nnunet":
+        folds = json.loads((folder / "splits_final.json").read_text())
+        return [(set(fold["train"]), set(fold["val"])) for fold in folds]
+    entries = json.loads((folder / "dataset.json").read_text())["training"]
+    named = [(Path(entry["image"]).name.removesuffix(".nii.gz"), entry["fold"]) for entry in entries]
+    return [({n for n, f in named if f != k}, {n for n, f in named if f == k}) for k in range(5)]
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "monai"])
+def test_synthetic_cases_are_never_validated_on(layout: str, source: Path, store: SliceStore, tmp_path: Path) -> None:
+    folder = exported(source, layout, tmp_path / "Dataset501_Rare", store.folder)
+    folds = validation_sets(folder, layout)
+    assert len(folds) == 5
+    everybody = set.union(*(train | validate for train, validate in folds))
+    assert sum(name.startswith("synth_") for name in everybody) == 6
+    for train, validate in folds:
+        assert len(validate) == 4
+        assert not [name for name in validate if name.startswith("synth_")]
+        assert {name for name in everybody if name.startswith("synth_")} <= train
+        # No subject is on both sides: the number before the last "_" stands for it.
+        assert not {n.rsplit("_", 1)[0] for n in train} & {n.rsplit("_", 1)[0] for n in validate}
+        assert train | validate == everybody
+    assert set.union(*(validate for _, validate in folds)) == {n for n in everybody if n.startswith("real_")}
+
+
+def test_without_real_cases_nothing_is_validated_on(source: Path, tmp_path: Path) -> None:
+    folder = exported(source, "nnunet", tmp_path / "Dataset501_Rare")
+    assert all(not validate and len(train) == 6 for train, validate in validation_sets(folder, "nnunet"))
+
+
+def test_real_slices_are_those_of_the_store(source: Path, store: SliceStore, tmp_path: Path) -> None:
+    folder = exported(source, "monai", tmp_path / "x", store.folder)
+    image, label = store.read(np.arange(len(store.rows)))
+    written = sorted([*folder.glob("images*/real_*")], key=lambda p: p.name)
+    volumes = np.stack([np.asarray(nib.nifti1.load(p).dataobj)[:, :, 0] for p in written])
+    for number, row in enumerate(store.rows):
+        expected = (image[number] + 1) / 2 * (1.2 * row.scale)
+        place = int(np.abs(volumes - expected).max(axis=(1, 2)).argmin())
+        np.testing.assert_allclose(volumes[place], expected, rtol=1e-5, atol=1e-3)
+        other = Path(str(written[place]).replace("images", "labels"))
+        np.testing.assert_array_equal(np.asarray(nib.nifti1.load(other).dataobj)[:, :, 0], label[number])
+        np.testing.assert_allclose(nib.nifti1.load(other).affine, np.array(row.affine).reshape(4, 4), atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader")
+def test_monai_loads_its_list(source: Path, store: SliceStore, tmp_path: Path) -> None:
+    from monai.data import DataLoader, load_decathlon_datalist
+    from monai.data import Dataset as MonaiDataset
+    from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+
+    folder = exported(source, "monai", tmp_path / "x", store.folder)
+    training = load_decathlon_datalist(str(folder / "dataset.json"), True, "training")
+    keys = ["image", "label"]
+    steps = Compose([LoadImaged(keys), EnsureChannelFirstd(keys, channel_dim="no_channel")])
+    batches = list(DataLoader(MonaiDataset(training, steps), batch_size=13))
+    assert [tuple(batch["image"].shape) for batch in batches] == [(13, 1, 32, 48, 1)] * 2
+    assert set(np.unique(torch_to_array(batches[0]["label"]))) == {0, 1, 2}
+    assert len(load_decathlon_datalist(str(folder / "dataset.json"), True, "test")) == 4
+
+
+def torch_to_array(tensor: Any) -> Any:
+    return tensor.as_tensor().numpy()
+
+
+@pytest.mark.parametrize(("sequence", "suffix"), [(None, "T1w"), ("FLAIR", "FLAIR"), ("t2w", "T2w")])
+@pytest.mark.parametrize("names", [NAMES, ()])
+def test_the_bids_validator_finds_no_error(
+    sequence: str | None, suffix: str, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = exported(write_drawn(tmp_path / "d", 3, names=names), "bids", tmp_path / "x", None, sequence)
+    assert (folder / "sub-synth00001" / "anat" / f"sub-synth00001_desc-synthetic_{suffix}.nii.gz").is_file()
+    tool = shutil.which("bids-validator-deno")
+    if tool is None:
+        pytest.skip("bids-validator-deno is not installed")
+    result = subprocess.run([tool, "--json", str(folder)], capture_output=True, text=True, check=False)
+    issues = json.loads(result.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+
+
+def test_a_sequence_without_a_bids_suffix_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="suffix"):
+        exported(source, "bids", tmp_path / "x", None, "SWI")
+    assert not (tmp_path / "x").exists()
+
+
+def test_dicom_images_hold_the_pixels(source: Path, tmp_path: Path) -> None:
+    """Read by GDCM, through SimpleITK."""
+    folder = exported(source, "dicom", tmp_path / "x")
+    images, _ = pictures(6)
+    for item in range(6):
+        expected = (images[item] + 1) / 2 * 240
+        picture = SimpleITK.ReadImage(str(folder / f"synth_{item:05d}" / "image.dcm"))
+        values = SimpleITK.GetArrayFromImage(picture)[0]
+        np.testing.assert_allclose(values.T[::-1, ::-1], expected, atol=240 / 32767)
+
+
+def test_dicom_headers_say_synthetic_and_name_nobody(source: Path, tmp_path: Path) -> None:
+    folder = exported(source, "dicom", tmp_path / "x")
+    uids = set()
+    for file in sorted(folder.rglob("*.dcm")):
+        header = pydicom.dcmread(file)
+        assert header.SyntheticData == "YES"
+        assert str(header.PatientName).startswith("SYNTHETIC^")
+        assert header.PatientID.startswith("SYNTHETIC-")
+        assert "SYNTHETIC" in header.SeriesDescription
+        assert not header.PatientBirthDate
+        assert not header.StudyDate
+        uids.add(header.SOPInstanceUID)
+    assert len(uids) == 12
+
+
+def test_dicom_segmentations_hold_the_labels(source: Path, tmp_path: Path) -> None:
+    import highdicom
+
+    folder = exported(source, "dicom", tmp_path / "x")
+    _, labels = pictures(6)
+    for item in range(6):
+        here = folder / f"synth_{item:05d}"
+        segmentation = highdicom.seg.segread(here / "segmentation.dcm")
+        assert [segmentation.get_segment_description(n).segment_label for n in (1, 2)] == list(NAMES)
+        image: Dataset = pydicom.dcmread(here / "image.dcm")
+        planes = segmentation.get_pixels_by_source_instance(
+            [image.SOPInstanceUID], combine_segments=True, assert_missing_frames_are_empty=True
+        )
+        np.testing.assert_array_equal(planes[0].T[::-1, ::-1], labels[item])
+
+
+def test_our_reader_takes_our_dicom(source: Path, tmp_path: Path) -> None:
+    """An exported slice goes in again, at the same place; the segmentation, of one bit a pixel, does not."""
+    folder = exported(source, "dicom", tmp_path / "x")
+    series, broken = find_series(folder / "synth_00002")
+    ((file, reason),) = broken
+    assert (file.name, "grey value" in reason) == ("segmentation.dcm", True)
+    (image,) = series
+    volume = read_dicom_volume(image)
+    images, _ = pictures(6)
+    np.testing.assert_allclose(volume.image[:, :, 0], (images[2] + 1) / 2 * 240, atol=240 / 32767)
+    np.testing.assert_allclose(volume.affine, PLANE, atol=1e-6)
+    assert image.anonymous
+
+
+def test_a_sheared_plane_cannot_be_dicom(tmp_path: Path) -> None:
+    leaning = PLANE.copy()
+    leaning[0, 1] = 0.5
+    with pytest.raises(DataError, match="perpendicular"):
+        exported(write_drawn(tmp_path / "d", affine=leaning), "dicom", tmp_path / "x")
+
+
+def test_an_almost_perpendicular_plane_is_turned_about_its_middle(tmp_path: Path) -> None:
+    """As the average of heads that lay differently is: no pixel moves by more than a tenth of a millimetre."""
+    leaning = PLANE.copy()
+    leaning[0, 1], leaning[2, 0] = 0.002, 0.03
+    folder = exported(write_drawn(tmp_path / "d", affine=leaning), "dicom", tmp_path / "x")
+    picture = SimpleITK.ReadImage(str(folder / "synth_00000" / "image.dcm"))
+    for i, j in [(0, 0), (31, 0), (0, 47), (31, 47), (16, 24)]:
+        world = np.array(picture.TransformIndexToPhysicalPoint((31 - i, 47 - j, 0))) * [-1, -1, 1]
+        assert np.linalg.norm(world - (leaning @ [i, j, 0, 1])[:3]) < 0.1
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "dicom", "bids", "monai"])
+def test_without_label_maps(layout: str, tmp_path: Path) -> None:
+    source = write_drawn(tmp_path / "d", names=())
+    if layout == "nnunet":
+        with pytest.raises(DataError, match="label map"):
+            exported(source, layout, tmp_path / "x")
+    else:
+        assert verify_dataset(exported(source, layout, tmp_path / "x")) == []
+
+
+def test_what_cannot_be_exported(source: Path, store: SliceStore, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(source, changed)
+    file = changed / "labels" / "synth_00003.nii.gz"
+    file.write_bytes((changed / "labels" / "synth_00002.nii.gz").read_bytes())
+    with pytest.raises(DataError, match=r"synth_00003\.nii\.gz as it was written"):
+        exported(changed, "monai", tmp_path / "x")
+    with pytest.raises(UsageError, match="--real"):
+        exported(source, "dicom", tmp_path / "x", store.folder)
+    with pytest.raises(DataError, match="export the original"):
+        exported(exported(source, "monai", tmp_path / "once"), "bids", tmp_path / "x")
+    other = write_store(tmp_path / "other", names=("grey_matter", "white_matter"))
+    with pytest.raises(DataError, match="white_matter"):
+        exported(source, "nnunet", tmp_path / "x", other.folder)
+    with pytest.raises(DataError, match="holds something"):
+        exported(source, "nnunet", source)
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,52 @@
+"""The slice store: a changed byte is noticed, and several processes may read it at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mri_minority.core.errors import DataError
+from mri_minority.slices.store import SliceStore
+from tests.support.drawn import write_store
+
+
+@pytest.mark.parametrize("array", ["image.zarr", "label.zarr"])
+def test_a_changed_byte_in_a_chunk_is_noticed(array: str, tmp_path: Path) -> None:
+    """Wherever it is: the chunk either fails its checksum or cannot be unpacked."""
+    store = write_store(tmp_path / "store")
+    everything = np.arange(len(store.rows))
+    before = store.read(everything)
+    chunk = next(p for p in sorted((store.folder / array).rglob("*")) if p.is_file() and p.name != "zarr.json")
+    data = chunk.read_bytes()
+    for at in np.linspace(8, len(data) - 1, 25).astype(int):
+        spoilt = bytearray(data)
+        spoilt[at] ^= 0x10
+        chunk.write_bytes(spoilt)
+        with pytest.raises(DataError, match="damaged chunk"):
+            SliceStore(store.folder).read(everything)
+    chunk.write_bytes(data)
+    np.testing.assert_array_equal(SliceStore(store.folder).read(everything)[0], before[0])
+
+
+def test_a_single_slice_is_the_slice(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    image, label = store.read(np.arange(len(store.rows)))
+    for n in (0, 7, 8, 23):
+        one, its_label = store.read(np.array([n]))
+        np.testing.assert_array_equal(one[0], image[n])
+        np.testing.assert_array_equal(its_label[0], label[n])
+
+
+def test_several_processes_read_at_once(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from mri_minority.slices.store import SliceStore; "
+        "s = SliceStore(Path(sys.argv[1])); print(float(s.read(np.arange(len(s.rows)))[0].sum()))"
+    )
+    words = [sys.executable, "-c", code, str(store.folder)]
+    running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    sums = {process.communicate()[0] for process in running}
+    assert len(sums) == 1
+    assert float(sums.pop()) == pytest.approx(float(store.read(np.arange(len(store.rows)))[0].sum()))
