@@ -13,7 +13,8 @@ from mri_minority.diffusion.kernel import ChannelGroups, add_noise
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """How training draws noise levels: ln sigma ~ N(mean, std^2) (EDM, Table 1), paired over the groups.
+    """How training draws noise levels: ln sigma ~ N(mean, std^2) (EDM, Table 1; wider, since
+    the size of a structure is decided at sigma 2 to 20), paired over the groups.
 
     Half of the items have equal levels in all groups, a third independent ones, the rest one clean group; the
     clean group carries no loss. One network then knows p(image, label), p(image | label) and p(label | image).
@@ -26,8 +27,8 @@ class NoiseLevels:
         clean: The level that stands for "given": small enough to be invisible, above zero so logarithms exist.
     """
 
-    mean: float = -0.4
-    std: float = 1.4
+    mean: float = 0.0
+    std: float = 1.6
     sigma_min: float = 0.005
     sigma_max: float = 40.0
     clean: float = 0.002

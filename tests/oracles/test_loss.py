@@ -78,8 +78,8 @@ def test_defaults_are_stated() -> None:
     """The standard deviation and range that the recipes rely on."""
     sigma, _ = NoiseLevels().draw(N, 1, torch.Generator().manual_seed(3))
     inner = sigma.log().flatten()
-    assert float(inner.median()) == pytest.approx(-0.4, abs=0.05)
-    assert float(inner.quantile(0.8413) - inner.quantile(0.1587)) / 2 == pytest.approx(1.4, rel=0.03)
+    assert float(inner.median()) == pytest.approx(0.0, abs=0.05)
+    assert float(inner.quantile(0.8413) - inner.quantile(0.1587)) / 2 == pytest.approx(1.6, rel=0.03)
     assert float(NoiseLevels(std=9.0).draw(N, 1, torch.Generator())[0].min()) == pytest.approx(0.005)
     assert float(NoiseLevels(std=9.0).draw(N, 1, torch.Generator())[0].max()) == pytest.approx(40.0)
 
