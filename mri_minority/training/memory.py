@@ -1,4 +1,4 @@
-"""How much memory a training step will take, measured on one slice before training starts."""
+"""How much memory a step will take, measured on one slice beforehand."""
 
 from collections.abc import Callable
 
@@ -23,6 +23,12 @@ def step_bytes(module: nn.Module, loss_of_one: Callable[[], Tensor], slices: int
         loss_of_one: Computes the loss of a single slice.
         slices: How many go through at once.
     """
+    copies = _COPIES * sum(p.numel() * p.element_size() for p in module.parameters())
+    return copies + int(_SLACK * slices * saved_bytes(module, loss_of_one))
+
+
+def saved_bytes(module: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Bytes of everything but weights that autograd keeps while `run` computes a result."""
     weights = {p.data_ptr() for p in module.parameters()} | {b.data_ptr() for b in module.buffers()}
     saved: dict[int, int] = {}
 
@@ -33,10 +39,14 @@ def step_bytes(module: nn.Module, loss_of_one: Callable[[], Tensor], slices: int
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = loss_of_one()
-    del loss
-    copies = _COPIES * sum(p.numel() * p.element_size() for p in module.parameters())
-    return copies + int(_SLACK * slices * sum(saved.values()))
+        result = run()
+    del result
+    return sum(saved.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that nobody uses."""
+    return int(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
 
 
 def check_memory(needed: int, device: torch.device, slices: int) -> None:
@@ -45,7 +55,7 @@ def check_memory(needed: int, device: torch.device, slices: int) -> None:
     Raises:
         UsageError: More is needed than is free.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = free_bytes(device)
     if needed > free:
         gib = 1024**3
         raise UsageError(

@@ -259,3 +259,16 @@ def test_workers_change_nothing(model: Path, tmp_path: Path, workers: int) -> No
     names = sorted(str(p.relative_to(alone)) for p in alone.rglob("*") if p.is_file())
     assert names == sorted(str(p.relative_to(together)) for p in together.rglob("*") if p.is_file())
     assert all((alone / name).read_bytes() == (together / name).read_bytes() for name in names)
+
+
+def test_the_batch_fits_into_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little free memory: fewer slices at once, the same slices."""
+    monkeypatch.setattr(synthesize, "free_bytes", lambda device: 2**62)
+    assert synthesize._batch_that_fits(ModelFolder(model), CPU) == 16
+    plenty = draw(model, tmp_path / "plenty", _with(batch=0))
+    monkeypatch.setattr(synthesize, "free_bytes", lambda device: 1)
+    assert synthesize._batch_that_fits(ModelFolder(model), CPU) == 1
+    scarce = draw(model, tmp_path / "scarce", _with(batch=0))
+    for row in read_manifest(plenty)["slices"]:
+        a, b = (np.asarray(nib.load(folder / row["image"]).dataobj) for folder in (plenty, scarce))
+        np.testing.assert_allclose(a, b, atol=1e-3 * np.abs(a).max())

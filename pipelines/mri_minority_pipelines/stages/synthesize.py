@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from mri_minority.export.dataset import DataCard, write_data_card, write_manifes
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice
 from mri_minority.report.figures import contact_sheet
+from mri_minority.training.memory import free_bytes, saved_bytes
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
@@ -34,6 +35,8 @@ from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 from mri_minority_pipelines.samplers import Sampler, build_sampler
 
 _SHOWN = 32
+_MOST_AT_ONCE = {"cpu": 16, "cuda": 256}
+"""On a CPU larger batches gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Request:
         count: How many slices.
         heights: Only strata whose middle lies between these normalised heights.
         seed: Of the whole set; item i depends on (seed, i) alone.
-        batch: Slices computed at once.
+        batch: Slices computed at once; 0 for as many as fit into half of the free memory, at most 16 (256 on a GPU).
     """
 
     wanted: str
@@ -57,7 +60,7 @@ class Request:
     count: int
     heights: tuple[float, float]
     seed: int
-    batch: int = 16
+    batch: int = 0
 
 
 def run(
@@ -91,6 +94,8 @@ def run(
     building = out.with_name(f".{out.name}.building")
     begun_in = _begun_in(building) if config.precision == "auto" else None
     fast = wants_bfloat16(config.precision, device) if begun_in is None else begun_in
+    if not request.batch:
+        request = replace(request, batch=_batch_that_fits(model, device))
     header = _header(request, sampler, config, model, fast)
     _begin(building, header)
     draw = Draw(request, config, model, header, building)
@@ -120,6 +125,19 @@ def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[st
             over = [row["attributes"][name] > limit for row, limit in zip(rows, limits, strict=True)]
             shares[name] = round(float(np.mean(over)), 4)
     return shares
+
+
+def _batch_that_fits(model: ModelFolder, device: torch.device) -> int:
+    """Slices that half of the free memory has room for, counting what a gradient through the denoiser would keep."""
+    net = model.denoiser().to(device)
+    height, width = model.recipe().prepare.size
+    x = torch.zeros(1, net.groups.channels, height, width, device=device, requires_grad=True)
+    sigma, stratum = (
+        torch.ones(1, len(net.groups.sizes), device=device),
+        torch.zeros(1, dtype=torch.long, device=device),
+    )
+    each = saved_bytes(net, lambda: net(x, sigma, stratum))
+    return max(1, min(_MOST_AT_ONCE[device.type], free_bytes(device) // 2 // each))
 
 
 @dataclass(frozen=True)
