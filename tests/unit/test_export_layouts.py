@@ -294,3 +294,27 @@ def test_what_cannot_be_exported(source: Path, store: SliceStore, tmp_path: Path
     with pytest.raises(DataError, match="holds something"):
         exported(source, "nnunet", source)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_drawing_straight_into_a_layout(layout: str, source: Path, tmp_path: Path) -> None:
+    """The same bytes as drawing and then exporting, and nothing left beside."""
+    out = tmp_path / "Dataset501_Rare"
+    drawn: list[Path] = []
+
+    def draw(into: Path) -> dict[str, Any]:
+        drawn.append(into)
+        write_drawn(into)
+        return {"slices": 6, "out": str(into)}
+
+    result = export.drawn_as(layout, out, draw, silent)
+    assert result == {"slices": 6, "out": str(out), "layout": layout}
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert content(out) == content(exported(source, layout, tmp_path / "b" / out.name))
+    with pytest.raises(DataError, match="holds something"):
+        export.drawn_as(layout, out, draw, silent)
+    assert len(drawn) == 1
+
+
+def test_drawing_pairs_is_left_to_the_sampler(tmp_path: Path) -> None:
+    assert export.drawn_as("nifti", tmp_path / "x", lambda into: {"into": into}, silent) == {"into": tmp_path / "x"}
