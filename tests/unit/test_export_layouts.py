@@ -17,6 +17,7 @@ from mri_minority.core.errors import DataError, UsageError
 from mri_minority.export.dataset import verify_dataset
 from mri_minority.export.exporter import Exporter
 from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import sha256_of
 from mri_minority.volumes.dicom import find_series
 from mri_minority.volumes.dicom_volume import read_dicom_volume
 from mri_minority_pipelines.stages import export
@@ -72,6 +73,28 @@ def test_verify_notices_every_change(layout: str, source: Path, tmp_path: Path) 
         (folder / name).write_bytes(data)
     (folder / "extra.txt").write_text("x", encoding="utf-8")
     assert verify_dataset(folder) == ["extra.txt is not in the manifest"]
+
+
+@pytest.mark.parametrize("layout", [*REAL, "bids"])
+def test_verify_looks_into_the_files_too(layout: str, source: Path, store: SliceStore, tmp_path: Path) -> None:
+    """A file that was replaced, its hash in the manifest with it: moved, unmarked, of another kind."""
+    folder = exported(source, layout, tmp_path / "Dataset501_Rare", store.folder if layout in REAL else None)
+    file = next(p for p in sorted(folder.rglob("*.nii.gz")) if "synth" in p.name)
+    name = file.relative_to(folder).as_posix()
+    picture = nib.nifti1.load(file)
+    moved = picture.affine.copy()
+    moved[0, 3] += 1
+    plain = nib.nifti1.Nifti1Image(np.asarray(picture.dataobj), moved)
+    plain.header.set_xyzt_units("mm")
+    plain.to_filename(file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        if entry["path"] == name:
+            entry["sha256"] = sha256_of(file)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    problems = verify_dataset(folder)
+    assert all(problem.startswith(f"{name}: ") for problem in problems)
+    assert {"is not marked synthetic", "lies elsewhere than the manifest says"} <= {p.split(": ")[1] for p in problems}
 
 
 @pytest.mark.parametrize("layout", REAL)
@@ -318,3 +341,19 @@ def test_drawing_straight_into_a_layout(layout: str, source: Path, tmp_path: Pat
 
 def test_drawing_pairs_is_left_to_the_sampler(tmp_path: Path) -> None:
     assert export.drawn_as("nifti", tmp_path / "x", lambda into: {"into": into}, silent) == {"into": tmp_path / "x"}
+
+
+@pytest.mark.parametrize("layout", ["monai", "dicom", None])
+@pytest.mark.parametrize("key", ["name", "affine", "image", "path", "sha256"])
+def test_a_manifest_without_what_it_should_say(layout: str | None, key: str, source: Path, tmp_path: Path) -> None:
+    """One line, or nothing wrong that the key would tell of; never a traceback."""
+    folder = exported(source, layout, tmp_path / "x") if layout else write_drawn(tmp_path / "x")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for row in [*manifest["slices"], *manifest.get("files", [])]:
+        row.pop(key, None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    try:
+        said = verify_dataset(folder)
+    except DataError as error:
+        said = [str(error)]
+    assert all(len(line.splitlines()) == 1 and key in line for line in said)
