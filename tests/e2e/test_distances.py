@@ -75,6 +75,7 @@ def test_a_network_of_yours(model: Path, store: SliceStore, recipe_file: Path, n
     np.testing.assert_allclose(first, second, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_perceptual_distance_by_name(model: Path, store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
     """Scores differ from the balanced ones, and finished shards of another distance are not mistaken for them."""
     out = bare(model, tmp_path / "model")

@@ -172,13 +172,38 @@ def test_interrupted_synthesis_goes_on(model: Path, tmp_path: Path) -> None:
         if heard == 2:
             raise KeyboardInterrupt
 
-    config = SampleConfig(steps=3)
+    config = SampleConfig(steps=3, precision="float32")
     with pytest.raises(KeyboardInterrupt):
         synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, stop)
     assert not (tmp_path / "out").exists()
     synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, silent)
     whole = draw(model, tmp_path / "whole")
     assert (tmp_path / "out/manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_a_run_goes_on_in_its_own_arithmetic(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether bfloat16 pays is measured; measured otherwise the second time, the finished blocks still count."""
+    heard = 0
+
+    def stop(event: object) -> None:
+        nonlocal heard
+        heard += 1
+        if heard == 2:
+            raise KeyboardInterrupt
+
+    config = SampleConfig(steps=3)
+    monkeypatch.setattr(synthesize, "wants_bfloat16", lambda precision, device: False)
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, stop)
+    block = tmp_path / ".out.building" / "block-0000000-0000001.json"
+    before = block.stat().st_mtime_ns
+    monkeypatch.setattr(synthesize, "wants_bfloat16", lambda precision, device: True)
+
+    def look(event: object) -> None:
+        assert block.stat().st_mtime_ns == before
+
+    synthesize.run(BASE, config, ModelFolder(model), tmp_path / "out", CPU, look)
+    assert read_manifest(tmp_path / "out")["bfloat16"] is False
 
 
 def test_a_changed_or_foreign_file_is_found(model: Path, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ EXAMPLE = "Example: mri-minority export rare_slices --to nnunet --real brains.st
 
 
 def command(
-    source: Annotated[Path, typer.Argument(help="A data set that `synthesize` wrote.")],
-    to: Annotated[str, typer.Option("--to", help="nifti, nnunet, monai, bids or dicom.")],
-    out: Annotated[Path, typer.Option("--out", help="The data set to make.")],
+    source: Annotated[Path, typer.Argument(help="A data set that `synthesize` wrote; for a bundle, a model.")],
+    to: Annotated[str, typer.Option("--to", help="nifti, nnunet, monai, bids or dicom; bundle, for a model.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
     real: Annotated[
         Path | None,
         typer.Option("--real", help="A slice store: its slices are added, and only they validate.", show_default=False),
@@ -29,13 +29,18 @@ def command(
     dry: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Write synthetic slices for nnU-Net, MONAI, BIDS or DICOM; synthetic ones are never for validation."""
+    """Write synthetic slices for nnU-Net, MONAI, BIDS or DICOM, never for validation; or a model as a MONAI bundle."""
     with speaking(json, debug) as speech:
-        from mri_minority_pipelines.stages import export
+        from mri_minority_pipelines.model_folder import find_model
+        from mri_minority_pipelines.stages import bundle, export
 
         if dry:
             said = {"source": source, "to": to, "out": out, "real": real, "sequence": sequence}
             dry_run(said)
+            return
+        if to == "bundle":
+            made = bundle.run(find_model(source), out)
+            speech.result(made, [f"a MONAI bundle in {out}", f"{out / 'docs' / 'README.md'} says how to run it"])
             return
         result = export.run(source, to, out, speech.tell, real, sequence)
         sentences = [f"{result['synthetic']} synthetic and {result['real']} real slices in {out}, layout {to}"]

@@ -69,7 +69,8 @@ def run(model: ModelFolder, out: Path) -> dict[str, Any]:
     (building / "models").mkdir(parents=True)
     for name in files:
         shutil.copyfile(model.path / name, building / "models" / name)
-    rarity = next(iter(card["classifiers"].values()))["rarity"]
+    rarities = [entry["rarity"] for entry in card["classifiers"].values()]
+    rarity = "minority" if "minority" in rarities else rarities[0]
     write_text_atomic(building / "configs" / "inference.yaml", _INFERENCE.format(rarity=rarity))
     write_json_atomic(building / "configs" / "metadata.json", _metadata(card))
     write_text_atomic(building / "docs" / "README.md", _readme(card))

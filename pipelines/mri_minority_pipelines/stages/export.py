@@ -54,7 +54,7 @@ def run(
         DataError: The source has changed, the store has other classes, or `out` holds something.
     """
     if layout not in LAYOUTS:
-        raise UsageError(f"expected --to {', '.join(LAYOUTS)}, found {layout!r}")
+        raise UsageError(f"expected --to {', '.join(LAYOUTS)} or bundle, found {layout!r}")
     exporter = LAYOUTS[layout](out)
     if real is not None and not exporter.takes_real:
         able = ", ".join(name for name in LAYOUTS if LAYOUTS[name](out).takes_real)
