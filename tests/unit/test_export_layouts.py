@@ -252,6 +252,12 @@ def test_dicom_segmentations_hold_the_labels(source: Path, tmp_path: Path) -> No
         segmentation = highdicom.seg.segread(here / "segmentation.dcm")
         assert [segmentation.get_segment_description(n).segment_label for n in (1, 2)] == list(NAMES)
         image: Dataset = pydicom.dcmread(here / "image.dcm")
+        shared = segmentation.SharedFunctionalGroupsSequence[0]
+        assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == image.ImageOrientationPatient
+        assert shared.PixelMeasuresSequence[0].PixelSpacing == image.PixelSpacing
+        assert segmentation.FrameOfReferenceUID == image.FrameOfReferenceUID
+        for group in segmentation.PerFrameFunctionalGroupsSequence:
+            assert group.PlanePositionSequence[0].ImagePositionPatient == image.ImagePositionPatient
         planes = segmentation.get_pixels_by_source_instance(
             [image.SOPInstanceUID], combine_segments=True, assert_missing_frames_are_empty=True
         )
