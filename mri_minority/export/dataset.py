@@ -7,7 +7,9 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+import pydicom
 from nibabel.filebasedimages import ImageFileError
+from pydicom.errors import InvalidDicomError
 
 from mri_minority.core.errors import DataError
 from mri_minority.export.nifti import DESCRIPTION
@@ -150,8 +152,17 @@ The slices derive from the training data: their licence and consent terms apply 
 def verify_dataset(folder: Path) -> list[str]:
     """Re-hash every file and re-check its format; one sentence per problem, none when all is well."""
     manifest = read_manifest(folder)
-    if "files" in manifest:
-        return _verify_export(folder, manifest)
+    try:
+        return _verify_export(folder, manifest) if "files" in manifest else _verify_pairs(folder, manifest)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"expected a manifest that says what every file is in {folder}, found one that does not "
+            f"({type(error).__name__}: {error}); it is damaged, or of another version: make the data set again"
+        ) from error
+
+
+def _verify_pairs(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Check what `synthesize` wrote."""
     problems: list[str] = []
     listed = set(_KNOWN)
     root = folder.resolve()
@@ -178,6 +189,7 @@ def _verify_export(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """The same for what `export` wrote: its manifest lists every file."""
     problems: list[str] = []
     root = folder.resolve()
+    rows = {_plain(row["name"]): row for row in manifest["slices"]}
     for entry in manifest["files"]:
         name, path = entry["path"], folder / entry["path"]
         if not path.resolve().is_relative_to(root):
@@ -186,10 +198,34 @@ def _verify_export(folder: Path, manifest: dict[str, Any]) -> list[str]:
             problems.append(f"{name} is missing")
         elif sha256_of(path) != entry["sha256"]:
             problems.append(f"{name} has changed since it was written")
+        elif name.endswith((".nii.gz", ".dcm")):
+            problems.extend(f"{name}: {problem}" for problem in _export_problems(path, rows))
     listed = {"manifest.json", *(entry["path"] for entry in manifest["files"])}
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
     return problems
+
+
+def _plain(name: str) -> str:
+    """A slice's name in the letters and digits that every layout keeps."""
+    return "".join(c for c in name if c.isalnum())
+
+
+def _export_problems(path: Path, rows: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with one image or label map of an export."""
+    if path.suffix == ".dcm":
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SyntheticData"])
+        except (InvalidDicomError, OSError, EOFError, ValueError) as error:
+            return [f"cannot be read ({type(error).__name__})"]
+        return [] if header.get("SyntheticData") == "YES" else ["is not marked synthetic"]
+    name = _plain(path.name.split("_desc-")[0].removeprefix("sub-").split(".")[0])
+    row = rows.get(name, rows.get(name.removesuffix("0000")))  # nnU-Net's channel
+    if row is None:
+        return ["is none of the manifest's slices"]
+    kind = "label" if path.parent.name.startswith("labels") or "_dseg" in path.name else "image"
+    problems = _format_problems(path, kind, row)
+    return [problem for problem in problems if row.get("synthetic", True) or "marked" not in problem]
 
 
 def _format_problems(path: Path, kind: str, row: dict[str, Any]) -> list[str]:

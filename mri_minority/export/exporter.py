@@ -160,7 +160,7 @@ def real_cases(store: SliceStore) -> Iterator[Case]:
             thickness_mm=thickness_mm,
             synthetic=False,
             fold=fold[row.subject] if row.split == "train" else None,
-            row={"name": name, "synthetic": False, "stratum": row.stratum},
+            row={"name": name, "synthetic": False, "stratum": row.stratum, "affine": affine.tolist()},
         )
 
 

@@ -14,6 +14,7 @@ from mri_minority_pipelines.config import PrepareConfig, Recipe, SampleConfig, l
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.stages import prepare
+from mri_minority_pipelines.stages.export import LAYOUTS
 from mri_minority_pipelines.stages.train import Part
 
 _Settings = TypeVar("_Settings", Recipe, SampleConfig)
@@ -79,8 +80,8 @@ def choose_part(name: str) -> Part:
 
 def choose_format(name: str) -> None:
     """Check --format."""
-    if name != "nifti":
-        raise UsageError(f"expected --format nifti, found {name!r}")
+    if name not in LAYOUTS:
+        raise UsageError(f"expected --format {', '.join(LAYOUTS)}, found {name!r}")
 
 
 def open_or_prepare(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None]) -> SliceStore:

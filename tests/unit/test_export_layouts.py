@@ -17,6 +17,7 @@ from mri_minority.core.errors import DataError, UsageError
 from mri_minority.export.dataset import verify_dataset
 from mri_minority.export.exporter import Exporter
 from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import sha256_of
 from mri_minority.volumes.dicom import find_series
 from mri_minority.volumes.dicom_volume import read_dicom_volume
 from mri_minority_pipelines.stages import export
@@ -72,6 +73,28 @@ def test_verify_notices_every_change(layout: str, source: Path, tmp_path: Path) 
         (folder / name).write_bytes(data)
     (folder / "extra.txt").write_text("x", encoding="utf-8")
     assert verify_dataset(folder) == ["extra.txt is not in the manifest"]
+
+
+@pytest.mark.parametrize("layout", [*REAL, "bids"])
+def test_verify_looks_into_the_files_too(layout: str, source: Path, store: SliceStore, tmp_path: Path) -> None:
+    """A file that was replaced, its hash in the manifest with it: moved, unmarked, of another kind."""
+    folder = exported(source, layout, tmp_path / "Dataset501_Rare", store.folder if layout in REAL else None)
+    file = next(p for p in sorted(folder.rglob("*.nii.gz")) if "synth" in p.name)
+    name = file.relative_to(folder).as_posix()
+    picture = nib.nifti1.load(file)
+    moved = picture.affine.copy()
+    moved[0, 3] += 1
+    plain = nib.nifti1.Nifti1Image(np.asarray(picture.dataobj), moved)
+    plain.header.set_xyzt_units("mm")
+    plain.to_filename(file)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        if entry["path"] == name:
+            entry["sha256"] = sha256_of(file)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    problems = verify_dataset(folder)
+    assert all(problem.startswith(f"{name}: ") for problem in problems)
+    assert {"is not marked synthetic", "lies elsewhere than the manifest says"} <= {p.split(": ")[1] for p in problems}
 
 
 @pytest.mark.parametrize("layout", REAL)
@@ -229,6 +252,12 @@ def test_dicom_segmentations_hold_the_labels(source: Path, tmp_path: Path) -> No
         segmentation = highdicom.seg.segread(here / "segmentation.dcm")
         assert [segmentation.get_segment_description(n).segment_label for n in (1, 2)] == list(NAMES)
         image: Dataset = pydicom.dcmread(here / "image.dcm")
+        shared = segmentation.SharedFunctionalGroupsSequence[0]
+        assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == image.ImageOrientationPatient
+        assert shared.PixelMeasuresSequence[0].PixelSpacing == image.PixelSpacing
+        assert segmentation.FrameOfReferenceUID == image.FrameOfReferenceUID
+        for group in segmentation.PerFrameFunctionalGroupsSequence:
+            assert group.PlanePositionSequence[0].ImagePositionPatient == image.ImagePositionPatient
         planes = segmentation.get_pixels_by_source_instance(
             [image.SOPInstanceUID], combine_segments=True, assert_missing_frames_are_empty=True
         )
@@ -294,3 +323,43 @@ def test_what_cannot_be_exported(source: Path, store: SliceStore, tmp_path: Path
     with pytest.raises(DataError, match="holds something"):
         exported(source, "nnunet", source)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("layout", ["nnunet", "bids"])
+def test_drawing_straight_into_a_layout(layout: str, source: Path, tmp_path: Path) -> None:
+    """The same bytes as drawing and then exporting, and nothing left beside."""
+    out = tmp_path / "Dataset501_Rare"
+    drawn: list[Path] = []
+
+    def draw(into: Path) -> dict[str, Any]:
+        drawn.append(into)
+        write_drawn(into)
+        return {"slices": 6, "out": str(into)}
+
+    result = export.drawn_as(layout, out, draw, silent)
+    assert result == {"slices": 6, "out": str(out), "layout": layout}
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert content(out) == content(exported(source, layout, tmp_path / "b" / out.name))
+    with pytest.raises(DataError, match="holds something"):
+        export.drawn_as(layout, out, draw, silent)
+    assert len(drawn) == 1
+
+
+def test_drawing_pairs_is_left_to_the_sampler(tmp_path: Path) -> None:
+    assert export.drawn_as("nifti", tmp_path / "x", lambda into: {"into": into}, silent) == {"into": tmp_path / "x"}
+
+
+@pytest.mark.parametrize("layout", ["monai", "dicom", None])
+@pytest.mark.parametrize("key", ["name", "affine", "image", "path", "sha256"])
+def test_a_manifest_without_what_it_should_say(layout: str | None, key: str, source: Path, tmp_path: Path) -> None:
+    """One line, or nothing wrong that the key would tell of; never a traceback."""
+    folder = exported(source, layout, tmp_path / "x") if layout else write_drawn(tmp_path / "x")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for row in [*manifest["slices"], *manifest.get("files", [])]:
+        row.pop(key, None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    try:
+        said = verify_dataset(folder)
+    except DataError as error:
+        said = [str(error)]
+    assert all(len(line.splitlines()) == 1 and key in line for line in said)

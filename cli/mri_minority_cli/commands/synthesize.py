@@ -1,7 +1,7 @@
 """mri-minority synthesize: slices with their label maps."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def command(
         tuple[float, float],
         typer.Option("--heights", help="Only slices between these heights in the brain (0 low, 1 high)."),
     ] = (0.0, 1.0),
-    data_format: Annotated[str, typer.Option("--format", help="nifti.")] = "nifti",
+    data_format: Annotated[str, typer.Option("--format", help="nifti, nnunet, monai, bids or dicom.")] = "nifti",
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes that share the work; the slices stay the same.")
     ] = 1,
@@ -51,7 +51,7 @@ def command(
     with speaking(json, debug) as speech:
         from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, choose_format, sampling
-        from mri_minority_pipelines.stages import synthesize
+        from mri_minority_pipelines.stages import export, synthesize
 
         choose_format(data_format)
         folder = find_model(model)
@@ -60,10 +60,16 @@ def command(
         if dry:
             dry_run({**request.__dict__, **config.model_dump(mode="json")})
             return
-        result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell, workers)
+        where = choose_device(device)
+
+        def draw(into: Path) -> dict[str, Any]:
+            return synthesize.run(request, config, folder, into, where, speech.tell, workers)
+
+        result = export.drawn_as(data_format, out, draw, speech.tell)
         share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}
         rare = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
-        sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {out / 'contact_sheet.png'}"]
+        look = out / ("contact_sheet.png" if data_format == "nifti" else "README.md")
+        sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {look}"]
         if rare:
             sentences.insert(1, f"beyond the real 95th percentile (5 % of real slices are): {rare}")
         speech.result(result, sentences)

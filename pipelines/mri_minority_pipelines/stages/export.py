@@ -87,6 +87,35 @@ def run(
     return {"out": str(out), "layout": layout, "synthetic": counts["synthetic"], "real": counts["real"]}
 
 
+def drawn_as(
+    layout: str, out: Path, draw: Callable[[Path], dict[str, Any]], tell: Callable[[Event], None]
+) -> dict[str, Any]:
+    """Draw slices straight into a layout.
+
+    They are drawn beside `out` first, so that an interrupted drawing goes on with what it has.
+
+    Args:
+        layout: One of `LAYOUTS`; "nifti" is what `draw` writes anyway.
+        out: The data set to make.
+        draw: Draws into the folder it is given, and says what came out.
+        tell: Receives progress.
+
+    Raises:
+        DataError: `out` holds something.
+    """
+    if layout == "nifti":
+        return draw(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
+    beside = out.with_name(f".{out.name}.drawn")
+    if beside.exists():  # it was drawn, and could not be exported; whether by the same request nobody knows
+        shutil.rmtree(beside)
+    result = draw(beside)
+    run(beside, layout, out, tell)
+    shutil.rmtree(beside)
+    return {**result, "out": str(out), "layout": layout}
+
+
 def _cases(source: Path, manifest: dict[str, Any], real: Path | None) -> tuple[Iterator[Case], int]:
     """The slices to write, synthetic ones first, and how many there are."""
     cases, total = synthetic_cases(source, manifest), len(manifest["slices"])
