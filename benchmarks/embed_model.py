@@ -30,7 +30,8 @@ def main() -> None:
     if target.path.exists():
         shutil.rmtree(target.path)
     target.path.mkdir(parents=True)
-    names = ["world", "denoiser", *(f"classifier-{name}" for name in card["classifiers"])]
+    names = [file.stem for file in source.weights()]
+    names += [f"classifier-{name}" for name in card["classifiers"]]
     for name in names:
         tensors, notes = load_tensors(args.model / f"{name}.safetensors")
         # The world's coefficient covariances are inverted: they stay as they are.

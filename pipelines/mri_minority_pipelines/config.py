@@ -35,6 +35,20 @@ class PrepareConfig(_Settings):
     seed: int = 0
 
 
+class FineConfig(_Settings):
+    """The second network, for low noise only; what is not here is as for the first."""
+
+    border: float = Field(0.7, gt=0)
+    patch: int = 2
+    channels: tuple[int, ...] = (32, 64, 64)
+    attention: tuple[bool, ...] = (False, False, False)
+    head: int = 24
+    noise_mean: float = -1.6
+    noise_std: float = 0.9
+    scales: tuple[int, ...] = (1,)
+    minutes: float = Field(30.0, gt=0)
+
+
 class DenoiserConfig(_Settings):
     """The denoiser: Gaussian start, network, training."""
 
@@ -47,6 +61,7 @@ class DenoiserConfig(_Settings):
     precision: Precision = "auto"
     noise_mean: float = 0.0
     noise_std: float = 1.6
+    noise_max: float = Field(40.0, gt=0)
     scales: tuple[int, ...] = (1, 4, 16)
     batch: int = Field(16, ge=1)
     micro_batch: int = Field(16, ge=1)
@@ -58,6 +73,12 @@ class DenoiserConfig(_Settings):
     log_steps: int = Field(25, ge=1)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
+    fine: FineConfig | None = None
+
+    def of_fine(self, fine: FineConfig) -> "DenoiserConfig":
+        """The settings of the second network: these, with its own in their place."""
+        own = fine.model_dump(exclude={"border"}) | {"noise_max": fine.border, "fine": None}
+        return DenoiserConfig.model_validate(self.model_dump() | own)
 
 
 class ScoreConfig(_Settings):
@@ -106,7 +127,7 @@ class DiscriminatorConfig(_Settings):
     seed: int = 0
 
 
-LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "micro_batch"})
+LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "micro_batch", "fine"})
 """Settings that a training run in progress may change; every other one belongs to its checkpoint."""
 
 

@@ -1,5 +1,6 @@
 """The model folder: model.json says what it is, safetensors hold the weights. Nothing in it is ever unpickled."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 
 from mri_minority import __version__
+from mri_minority.backbones.experts import Experts, Network
 from mri_minority.backbones.monai_unet import UNetDenoiser, UNetShape
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.gaussian import GaussianWorld
 from mri_minority.diffusion.state import groups_for
 from mri_minority.training.checkpoint import load_tensors, save_tensors
-from mri_minority.volumes.atomic import write_json_atomic
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic
 from mri_minority_pipelines.config import DenoiserConfig, Recipe
 
 FORMAT = 2
@@ -70,13 +72,29 @@ class ModelFolder:
         """The settings the model was made with."""
         return Recipe.model_validate(self.card()["recipe"])
 
-    def denoiser(self) -> UNetDenoiser:
+    def denoiser(self) -> Network:
         """The trained denoiser, in evaluation mode."""
+        config = self.recipe().denoiser
+        coarse = self._network(config, "denoiser").eval().requires_grad_(False)
+        if config.fine is None:
+            return coarse
+        fine = self._network(config.of_fine(config.fine), "fine")
+        return Experts(coarse, fine, config.fine.border).eval().requires_grad_(False)
+
+    def weights(self) -> list[Path]:
+        """Files that hold what the denoiser has learnt."""
+        names = ["world", "denoiser", *(["fine"] if self.recipe().denoiser.fine is not None else [])]
+        return [self.path / f"{name}.safetensors" for name in names]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the hashes of :meth:`weights`: what "the same denoiser" means."""
+        return hashlib.sha256("".join(sha256_of(file) for file in self.weights()).encode()).hexdigest()
+
+    def _network(self, config: DenoiserConfig, name: str) -> UNetDenoiser:
         classes = len(self.card()["label_names"])
-        net = build_denoiser(load_world(self.path / "world.safetensors", classes), self.recipe().denoiser)
-        weights, _ = load_tensors(self.path / "denoiser.safetensors")
-        net.load_state_dict(weights)
-        return net.eval().requires_grad_(False)
+        net = build_denoiser(load_world(self.path / "world.safetensors", classes), config)
+        net.load_state_dict(load_tensors(self.path / f"{name}.safetensors")[0])
+        return net
 
 
 def build_denoiser(world: GaussianWorld, config: DenoiserConfig) -> UNetDenoiser:

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from mri_minority.backbones.experts import Network
 from mri_minority.backbones.monai_encoder import NoisyEncoder
-from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.core.rng import normal_for
 from mri_minority.core.types import Batch, Sigmas, Strata
@@ -90,7 +90,7 @@ class Sampler:
 
     def draw(
         self,
-        net: UNetDenoiser,
+        net: Network,
         size: tuple[int, int],
         items: list[int],
         stratum: torch.Tensor,
@@ -124,7 +124,7 @@ class Sampler:
 
     def _wrapped(
         self,
-        net: UNetDenoiser,
+        net: Network,
         path: torch.Tensor,
         items: list[int],
         shape: tuple[int, int, int],

@@ -16,11 +16,12 @@ import torch
 import yaml
 from lightning_fabric import Fabric
 
+from mri_minority.backbones.experts import Experts
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.training.processes import fabric_for
-from mri_minority_pipelines.config import DenoiserConfig, Recipe
+from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import train, train_denoiser
 from tests.support.tiny import TINY, silent
@@ -201,3 +202,21 @@ def test_a_model_of_another_version_is_refused(model: Path, tmp_path: Path) -> N
     (tmp_path / "model.json").write_text(json.dumps({**card, "format": 999}), encoding="utf-8")
     with pytest.raises(DataError, match="999"):
         ModelFolder(tmp_path).card()
+
+
+@pytest.mark.slow
+def test_a_second_network_for_low_noise(store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
+    """Trained after the first, it is in the model folder, it draws below the border, and it counts in the hash."""
+    fine = FineConfig(border=0.5, channels=(32, 32), attention=(False, False), head=8)
+    denoiser = recipe.denoiser.model_copy(update={"max_steps": 4, "fine": fine})
+    both = recipe.model_copy(update={"denoiser": denoiser})
+    out = tmp_path / "model"
+    train.run(both, store, out, "attribute:ventricles_share", "denoiser", CPU, silent)
+    folder = ModelFolder(out)
+    assert [file.name for file in folder.weights()] == ["world.safetensors", "denoiser.safetensors", "fine.safetensors"]
+    net = folder.denoiser()
+    assert isinstance(net, Experts)
+    assert (net.coarse.patch, net.fine.patch, net.border) == (4, 2, 0.5)
+    before = folder.fingerprint()
+    shutil.copyfile(out / "world.safetensors", out / "fine.safetensors")
+    assert folder.fingerprint() != before

@@ -64,7 +64,7 @@ def run(model: ModelFolder, out: Path) -> dict[str, Any]:
     building = out.with_name(f".{out.name}.building")
     if building.exists():
         shutil.rmtree(building)
-    files = ["model.json", "world.safetensors", "denoiser.safetensors"]
+    files = ["model.json", *(file.name for file in model.weights())]
     files += [f"classifier-{name}.safetensors" for name in card["classifiers"]]
     (building / "models").mkdir(parents=True)
     for name in files:

@@ -95,7 +95,7 @@ def run(
     methods, notes = _methods(asked, config, model, card)
     header = {
         "version": __version__,
-        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
+        "model_sha256": model.fingerprint(),
         "rarity": rarities.without_folders(asked.rarity),
         **{name: getattr(asked, name) for name in ("wanted", "count", "heights", "seed")},
         "sample": config.model_dump(mode="json"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mri_minority.backbones.monai_unet import UNetDenoiser
+from mri_minority.backbones.experts import Network
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.state import encode
 from mri_minority.minority.score import Distance, MinorityScores, combine, lost_parts, part_weights
@@ -30,7 +30,7 @@ WEIGHTS = "score-weights.safetensors"
 
 def lost_parts_of_store(
     config: ScoreConfig,
-    net: UNetDenoiser,
+    net: Network,
     store: SliceStore,
     work: Path,
     device: torch.device,
@@ -51,7 +51,7 @@ def lost_parts_of_store(
 
 def lost_parts_of(
     config: ScoreConfig,
-    net: UNetDenoiser,
+    net: Network,
     store: SliceStore,
     strata: torch.Tensor,
     work: Path,
@@ -86,7 +86,7 @@ def lost_parts_of(
 
 def _score_shard(
     config: ScoreConfig,
-    net: UNetDenoiser,
+    net: Network,
     store: SliceStore,
     strata: torch.Tensor,
     distance: Distance,

@@ -136,7 +136,7 @@ def _weights(
 
 def _begin(work: Path, header: dict[str, Any], model: ModelFolder) -> None:
     """Go on with the shards of the same request; throw away those of another."""
-    text = json.dumps({**header, "model": sha256_of(model.path / "denoiser.safetensors")}, sort_keys=True)
+    text = json.dumps({**header, "model": model.fingerprint()}, sort_keys=True)
     said = work / "header.json"
     if work.exists() and (not said.is_file() or said.read_text(encoding="utf-8") != text):
         shutil.rmtree(work)

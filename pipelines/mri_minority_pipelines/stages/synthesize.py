@@ -26,7 +26,7 @@ from mri_minority.export.nifti import export_slice
 from mri_minority.report.figures import contact_sheet
 from mri_minority.training.memory import free_bytes, saved_bytes
 from mri_minority.training.precision import wants_bfloat16
-from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
+from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
@@ -234,7 +234,7 @@ def _header(request: Request, sampler: Sampler, config: SampleConfig, model: Mod
     return {
         "synthetic": True,
         "version": __version__,
-        "model_sha256": sha256_of(model.path / "denoiser.safetensors"),
+        "model_sha256": model.fingerprint(),
         **sampler.used,
         "method": sampler.name,
         "rarity": rarities.without_folders(request.rarity) if sampler.used["classifier_sha256"] else None,

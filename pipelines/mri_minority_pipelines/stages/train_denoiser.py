@@ -17,7 +17,6 @@ from mri_minority.diffusion.denoiser import Denoiser
 from mri_minority.diffusion.gaussian import fit_gaussian_world
 from mri_minority.diffusion.kernel import add_noise, sigma_path
 from mri_minority.diffusion.loss import NoiseLevels, denoising_loss
-from mri_minority.diffusion.sampling import draw_slices
 from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode, encode, groups_for
 from mri_minority.report.figures import sheet_pixels
@@ -40,13 +39,21 @@ _SHOWN = 8
 
 
 def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, tell: Callable[[Event], None]) -> None:
-    """Train, or go on training, the denoiser of a model folder.
+    """Train, or go on training, the denoiser of a model folder: one network, or a coarse and a fine one.
 
-    Leaves `world.safetensors`, `denoiser.safetensors`, `denoiser_log.jsonl` and TensorBoard logs in `out`; while under
-    way, a checkpoint in `out/.training`, from which the same command goes on. With several processes all take part
-    and the first one writes.
+    Leaves `world.safetensors`, and of each network (NAME is `denoiser` or `fine`) `NAME.safetensors`, `NAME_log.jsonl`
+    and TensorBoard logs in `out`; while under way, a checkpoint in `out/.training`, from which the same command goes
+    on. With several processes all take part and the first one writes.
     """
-    done_file, checkpoint = out / "denoiser.safetensors", out / ".training" / "denoiser.safetensors"
+    _train_network(config, "denoiser", store, out, fabric, tell)
+    if config.fine is not None:
+        _train_network(config.of_fine(config.fine), "fine", store, out, fabric, tell)
+
+
+def _train_network(
+    config: DenoiserConfig, name: str, store: SliceStore, out: Path, fabric: Fabric, tell: Callable[[Event], None]
+) -> None:
+    done_file, checkpoint = out / f"{name}.safetensors", out / ".training" / f"{name}.safetensors"
     if done_file.is_file():
         return
     if fabric.is_global_zero and not (out / "world.safetensors").is_file():
@@ -74,10 +81,10 @@ def run(config: DenoiserConfig, store: SliceStore, out: Path, fabric: Fabric, te
         frozen(config),
     )
     steps = train(fabric, net, loss_of, plan)
-    report = _Report(net, store, out, config.seed)
-    last = follow(fabric, net, steps, out, "denoiser", budget.seconds, config.log_steps, report, tell)
+    report = _Report(net, store, out / f"{name}.png", config)
+    last = follow(fabric, net, steps, out, name, budget.seconds, config.log_steps, report, tell)
     if fabric.is_global_zero:
-        errors = held_out_errors(net, store, config.seed)
+        errors = held_out_errors(net, store, config)
         notes = {"step": last.step, "seconds": last.seconds, "rmse": errors}
         save_tensors(done_file, dict(net.state_dict()), notes)
         checkpoint.unlink(missing_ok=True)
@@ -91,7 +98,7 @@ class DenoiserLoss:
         """Load the training slices, or be ready to."""
         self.config, self.net, self.bfloat16 = config, net, bfloat16
         self.batches = SliceBatches(store, store.indices("train"), config.batch, config.seed)
-        self.levels = NoiseLevels(config.noise_mean, config.noise_std)
+        self.levels = NoiseLevels(config.noise_mean, config.noise_std, sigma_max=config.noise_max)
         self.classes = len(store.label_names)
 
     def __call__(self, network: nn.Module, step: int, rows: slice) -> torch.Tensor:
@@ -112,32 +119,52 @@ class DenoiserLoss:
 
 
 class _Report:
-    """Held-out errors per noise level, and a sheet of slices drawn with few steps: always the same noise."""
+    """Held-out errors per noise level, and a picture: what becomes of held-out slices at the highest noise it knows."""
 
-    def __init__(self, net: UNetDenoiser, store: SliceStore, out: Path, seed: int) -> None:
-        self.net, self.store, self.out, self.seed = net, store, out, seed
+    def __init__(self, net: UNetDenoiser, store: SliceStore, picture: Path, config: DenoiserConfig) -> None:
+        self.net, self.store, self.picture, self.config = net, store, picture, config
 
     def __call__(self, journal: Journal, progress: Progress) -> None:
-        errors = held_out_errors(self.net, self.store, self.seed, most=64)
+        errors = held_out_errors(self.net, self.store, self.config, most=64)
         journal.numbers(progress.step, seconds=round(progress.seconds, 1), held_out_rmse=errors)
         groups, device = self.net.groups, self.net.spread.device
-        height, width = self.store.header["settings"]["size"]
-        filled = np.unique(self.store.strata())
-        stratum = torch.as_tensor(filled[np.linspace(0, len(filled) - 1, _SHOWN).astype(int)])
-        path = sigma_path(20.0, 0.02, 20, len(groups.sizes))
-        shape = (groups.channels, height, width)
-        items = list(range(_SHOWN))
-        x = draw_slices(self.net, SOLVERS["dpmpp_2m"], path, items, stratum, shape, self.seed, groups, device)
-        image, label = (part.numpy() for part in decode(x.cpu()))
-        pixels = sheet_pixels([(f"step {progress.step}", image, label)])
-        journal.picture(progress.step, "samples", pixels)
+        x_0, stratum = _spread_over_heights(self.store, _SHOWN)
+        sigma = min(20.0, self.config.noise_max)
+        # From so much noise that hardly anything is left, these are samples; from less, restorations.
+        items, shape = list(range(_SHOWN)), tuple(x_0.shape[1:])
+
+        def noise(*name: int | str) -> torch.Tensor:
+            return normal_for(self.config.seed, items, shape, "picture", *name).to(device)
+
+        noisy = x_0.to(device) + sigma * noise()
+        path = sigma_path(sigma, 0.02, 20, len(groups.sizes)).to(device)
+        x = SOLVERS["ancestral"].run(self.net, noisy, path, stratum.to(device), groups, noise)
+        rows = []
+        for title, state in (("held out", x_0), (f"drawn from sigma {sigma:g} on, step {progress.step}", x.cpu())):
+            image, label = decode(state)
+            rows.append((title, image.numpy(), label.numpy()))
+        pixels = sheet_pixels(rows)
+        journal.picture(progress.step, "slices", pixels)
         sheet = Image.fromarray(pixels)
-        write_atomic(self.out / "samples.png", lambda temporary: sheet.save(temporary, format="PNG"))
+        write_atomic(self.picture, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def _spread_over_heights(store: SliceStore, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Held-out slices (training ones without a hold-out) spread over the strata: states and strata."""
+    index = store.indices("holdout")
+    index = index if len(index) else store.indices("train")
+    order = index[np.argsort(store.strata()[index], kind="stable")]
+    chosen = np.sort(order[np.linspace(0, len(order) - 1, count).astype(int)])
+    image, label = store.read(chosen)
+    x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
+    return x_0, torch.as_tensor(store.strata()[chosen])
 
 
 @torch.no_grad()
-def held_out_errors(net: UNetDenoiser, store: SliceStore, seed: int, most: int = 256) -> dict[str, list[float]]:
-    """RMSE of one-shot denoising per noise level, in each channel, on slices spread over the held-out subjects.
+def held_out_errors(
+    net: UNetDenoiser, store: SliceStore, config: DenoiserConfig, most: int = 256
+) -> dict[str, list[float]]:
+    """RMSE of one-shot denoising per noise level that the network knows, in each channel, on held-out slices.
 
     Without held-out subjects, on training slices.
     """
@@ -149,11 +176,11 @@ def held_out_errors(net: UNetDenoiser, store: SliceStore, seed: int, most: int =
     x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
     stratum = torch.as_tensor(store.strata()[index])
     errors: dict[str, list[float]] = {}
-    for sigma in _REPORT_SIGMAS:
+    for sigma in (s for s in _REPORT_SIGMAS if s <= config.noise_max):
         squared = []
         for start in range(0, len(x_0), 32):
             x: Batch = x_0[start : start + 32]
-            eps = torch.randn(x.shape, generator=generator_for(seed, "held out", start))
+            eps = torch.randn(x.shape, generator=generator_for(config.seed, "held out", start))
             level = torch.full((len(x), len(net.groups.sizes)), sigma)
             noisy = add_noise(x, level, eps, net.groups).to(device)
             mean = net(noisy, level.to(device), stratum[start : start + 32].to(device)).cpu()

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mri_minority.backbones.experts import Network
 from mri_minority.backbones.monai_encoder import NoisyEncoder
-from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.errors import DataError
 from mri_minority.core.rng import generator_for
 from mri_minority.core.types import Batch, Strata
@@ -105,7 +105,7 @@ def _fakes(
     stratum = torch.as_tensor(store.strata()[train[picks]])
     work = model.path / ".training"
     work.mkdir(exist_ok=True)
-    net: UNetDenoiser | None = None
+    net: Network | None = None
     fast, parts = wants_bfloat16(sample.precision, device), []
     for start in range(0, config.fakes, 16):
         items = list(range(start, min(start + 16, config.fakes)))
