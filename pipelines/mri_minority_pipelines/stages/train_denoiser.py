@@ -124,6 +124,7 @@ class _Report:
     def __init__(self, net: UNetDenoiser, store: SliceStore, picture: Path, config: DenoiserConfig) -> None:
         self.net, self.store, self.picture, self.config = net, store, picture, config
 
+    @torch.no_grad()
     def __call__(self, journal: Journal, progress: Progress) -> None:
         errors = held_out_errors(self.net, self.store, self.config, most=64)
         journal.numbers(progress.step, seconds=round(progress.seconds, 1), held_out_rmse=errors)
