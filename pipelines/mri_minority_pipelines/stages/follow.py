@@ -10,7 +10,8 @@ from torch import nn
 from mri_minority.core.errors import DataError
 from mri_minority.training.ema import Ema
 from mri_minority.training.journal import Journal
-from mri_minority.training.loop import Progress
+from mri_minority.training.loop import Budget, Plan, Progress
+from mri_minority_pipelines.config import ClassifierConfig, DenoiserConfig, frozen
 from mri_minority_pipelines.events import Event
 
 _MOST_REPORTS = 10
@@ -18,6 +19,21 @@ _SECONDS_PER_REPORT = 180.0
 
 Report = Callable[[Journal, Progress], None]
 """Looks at the network as it stands (averaged weights, evaluation mode) and logs what it sees."""
+
+
+def plan_of(config: DenoiserConfig | ClassifierConfig, checkpoint: Path) -> Plan:
+    """The training plan that a configuration asks for."""
+    return Plan(
+        Budget(config.max_steps, 60 * config.minutes),
+        config.batch,
+        config.micro_batch,
+        config.learning_rate,
+        config.weight_decay,
+        config.ema,
+        checkpoint,
+        config.checkpoint_seconds,
+        frozen(config),
+    )
 
 
 def follow(

@@ -23,12 +23,12 @@ from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import save_tensors
 from mri_minority.training.journal import Journal
-from mri_minority.training.loop import Budget, Plan, Progress, train
+from mri_minority.training.loop import Progress, train
 from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.volumes.atomic import write_text_atomic
-from mri_minority_pipelines.config import ClassifierConfig, frozen
+from mri_minority_pipelines.config import ClassifierConfig
 from mri_minority_pipelines.events import Event
-from mri_minority_pipelines.stages.follow import follow
+from mri_minority_pipelines.stages.follow import follow, plan_of
 
 _REPORT_SIGMAS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 _LOG_SIGMA = (-3.0, 3.0)
@@ -64,18 +64,7 @@ def run(
     torch.manual_seed(config.seed)
     net = build_classifier(world, config, scale.levels).to(fabric.device).train()
     checkpoint = out.with_suffix(".partial.safetensors")
-    budget = Budget(config.max_steps, 60 * config.minutes)
-    plan = Plan(
-        budget,
-        config.batch,
-        config.micro_batch,
-        config.learning_rate,
-        config.weight_decay,
-        config.ema,
-        checkpoint,
-        config.checkpoint_seconds,
-        frozen(config),
-    )
+    plan = plan_of(config, checkpoint)
     seen: dict[str, dict[str, Any]] = {}
 
     def report(journal: Journal, progress: Progress) -> None:
@@ -86,7 +75,7 @@ def run(
     bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
     steps = train(fabric, net, _Loss(config, store, net, scale.levels, level, bfloat16), plan)
     name = out.stem
-    last = follow(fabric, net, steps, out.parent, name, budget.seconds, config.log_steps, report, tell)
+    last = follow(fabric, net, steps, out.parent, name, plan.budget.seconds, config.log_steps, report, tell)
     result = {**asdict(last), "held_out": seen}
     if fabric.is_global_zero:
         if seen:

@@ -24,14 +24,14 @@ from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import save_tensors
 from mri_minority.training.journal import Journal
-from mri_minority.training.loop import Budget, Plan, Progress, train
+from mri_minority.training.loop import Progress, train
 from mri_minority.training.memory import check_memory, step_bytes
 from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.volumes.atomic import write_atomic
-from mri_minority_pipelines.config import DenoiserConfig, frozen
+from mri_minority_pipelines.config import DenoiserConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import build_denoiser, load_world, save_world
-from mri_minority_pipelines.stages.follow import follow
+from mri_minority_pipelines.stages.follow import follow, plan_of
 
 _FIT_SLICES = 8192
 _REPORT_SIGMAS = (0.05, 0.1, 0.3, 1.0, 3.0)
@@ -68,21 +68,10 @@ def _train_network(
     needed = step_bytes(net.train(), lambda: loss_of(net, 0, slice(1)), micro_batch)
     check_memory(needed, fabric.device, micro_batch)
     tell(Event("note", 0, 0, {"text": f"a training step takes about {needed / 1024**3:.1f} GiB"}))
-    budget = Budget(config.max_steps, 60 * config.minutes)
-    plan = Plan(
-        budget,
-        config.batch,
-        config.micro_batch,
-        config.learning_rate,
-        config.weight_decay,
-        config.ema,
-        checkpoint,
-        config.checkpoint_seconds,
-        frozen(config),
-    )
+    plan = plan_of(config, checkpoint)
     steps = train(fabric, net, loss_of, plan)
     report = _Report(net, store, out / f"{name}.png", config)
-    last = follow(fabric, net, steps, out, name, budget.seconds, config.log_steps, report, tell)
+    last = follow(fabric, net, steps, out, name, plan.budget.seconds, config.log_steps, report, tell)
     if fabric.is_global_zero:
         errors = held_out_errors(net, store, config)
         notes = {"step": last.step, "seconds": last.seconds, "rmse": errors}
