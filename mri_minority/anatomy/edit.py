@@ -36,12 +36,12 @@ class Edited:
 
 @runtime_checkable
 class Edit(Protocol):
-    """Changes a label map; the same arguments give the same map, so that what the trace says can be replayed.
+    """Changes a label map; the same arguments give the same map, so that what the trace says can be replayed."""
 
-    `kind` is its name on the command line.
-    """
-
-    kind: str
+    @property
+    def kind(self) -> str:
+        """Its name on the command line."""
+        ...
 
     def apply(self, label: LabelMap, value: int, room: Mask, rng: np.random.Generator) -> Edited:
         """Edit one structure.

@@ -135,7 +135,7 @@ def _velocity(mask: Mask, free: npt.NDArray[np.float64], direction: Direction) -
     u = direction(mask, outward(mask)) * weight
     smooth = np.stack([gaussian_filter(part, _SMOOTH) for part in u]) * np.clip(free / 3, 0, 1)
     longest = float(np.linalg.norm(smooth, axis=0).max())
-    return smooth * (_STEP / max(longest, _STEP)) if longest > 1e-6 else smooth
+    return np.asarray(smooth * (_STEP / max(longest, _STEP)), dtype=np.float64)
 
 
 def _gaps(mask: Mask) -> npt.NDArray[np.float64]:
@@ -145,7 +145,7 @@ def _gaps(mask: Mask) -> npt.NDArray[np.float64]:
     if count < 2:
         return np.ones(mask.shape)
     distances = np.sort([distance_transform_edt(numbered != n) for n in range(1, count + 1)], axis=0)
-    return np.clip((distances[0] + distances[1] - 1 - _GAP) / 3, 0, 1)
+    return np.asarray(np.clip((distances[0] + distances[1] - 1 - _GAP) / 3, 0, 1), dtype=np.float64)
 
 
 def _composed(psi: Field, at: Field) -> Field:

@@ -32,9 +32,7 @@ class LesionScale:
         chosen = np.argsort(rank.ravel(), kind="stable")[:wanted]
         if not np.isfinite(rank.ravel()[chosen]).all():
             raise CannotReach(f"lesions of {self.factor:.3g} times their {area} pixels do not fit; ask for less")
-        patch = np.zeros(mask.size, dtype=bool)
-        patch[chosen] = True
-        patch = patch.reshape(mask.shape)
+        patch = np.isin(np.arange(mask.size), chosen).reshape(mask.shape)
         if pieces(patch) != pieces(mask):
             raise CannotReach(
                 f"lesions of {self.factor:.3g} times their {area} pixels would merge or vanish; ask for less change"
