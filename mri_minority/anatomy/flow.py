@@ -117,7 +117,7 @@ def jacobian(psi: Field) -> npt.NDArray[np.float64]:
         for d in (down[:, :, :-1], down[:, :, 1:])
         for r in (right[:, :-1, :], right[:, 1:, :])
     ]
-    return np.min(corners, axis=0)
+    return np.asarray(np.min(corners, axis=0), dtype=np.float64)
 
 
 def warped(label: LabelMap, psi: Field, room: Mask) -> LabelMap:

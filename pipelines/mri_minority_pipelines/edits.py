@@ -31,6 +31,7 @@ EDITS: dict[str, tuple[str, Callable[[float], Edit]]] = {
 }
 """Kind -> the unit of its amount, and the edit for an amount in pixels (a factor has no unit)."""
 
+_LEAST_DEFORMED = 20
 _END = re.compile(r"(?:(?P<times>\d+(?:\.\d+)?)\*)?p95|(?P<number>\d+(?:\.\d+)?)")
 
 
@@ -64,6 +65,11 @@ class EditRequest:
     low: End
     high: End
     text: str
+
+    @property
+    def least_pixels(self) -> int:
+        """How large the structure must be in a map: a deformed one needs more than a speck, an added one nothing."""
+        return {"add": 0, "remove": 1, "scale": 1, "move": 1}.get(self.kind, _LEAST_DEFORMED)
 
     def edit(
         self,

@@ -20,7 +20,7 @@ from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.label_maps import read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.stages import export, synthesize_given
+from mri_minority_pipelines.stages import export, label, synthesize_given
 from mri_minority_pipelines.stages.synthesize import Request
 from mri_minority_pipelines.stages.synthesize_given import Wish
 from tests.support.tiny import silent
@@ -295,3 +295,35 @@ def test_the_same_seed_gives_the_same_bytes(model: Path, store: SliceStore, tmp_
     for file in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
         assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["given"]["edit"] == wish.edit
+
+
+def test_labels_for_images(model: Path, store: SliceStore, maps: Path, tmp_path: Path) -> None:
+    """A store and files alike: one map and one spread per slice, at the image's place, marked for research."""
+    config = SampleConfig(steps=3, precision="float32")
+    drawn = draw(model, tmp_path / "images", Wish(labels=maps), count=1)
+    done = label.run(tmp_path / "images", ModelFolder(model), tmp_path / "out", config, 4, 0, CPU, silent)
+    assert done["slices"] == len(drawn["slices"]) == 2
+    said = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert said["research_use_only"] is True
+    assert "Not for diagnosis" in (tmp_path / "out" / "README.md").read_text()
+    for row, image in zip(said["slices"], drawn["slices"], strict=True):
+        mask, spread = (nib.load(tmp_path / "out" / kind / f"{row['name']}.nii.gz") for kind in ("labels", "spread"))
+        there = nib.load(tmp_path / "images" / image["image"])
+        np.testing.assert_allclose(mask.affine[:3, [0, 1, 3]], there.affine[:3, [0, 1, 3]], atol=1e-3)
+        assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2, 3}
+        shares = np.unique(np.asarray(spread.dataobj))
+        assert set(shares.round(3)) <= {0.0, 0.25, 0.5, 0.75}
+
+
+def test_votes_are_what_the_draws_say(model: Path, store: SliceStore) -> None:
+    """One draw has no spread; more draws vote, and the same seed votes alike."""
+    config = SampleConfig(steps=3, precision="float32")
+    image = store.read(np.arange(2))[0]
+    net, strata = ModelFolder(model).denoiser(), np.zeros(2, np.int64)
+    _, none = label.label_images(net, image, strata, config, 1, 0, CPU)
+    assert not none.any()
+    first, some = label.label_images(net, image, strata, config, 3, 0, CPU)
+    again, alike = label.label_images(net, image, strata, config, 3, 0, CPU)
+    assert some.any()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(some, alike)

@@ -200,7 +200,7 @@ def _given(
         value = list(card["label_names"]).index(asked.structure) + 1
 
         def shows(label: npt.NDArray[np.uint8]) -> bool:
-            return asked.kind == "add" or bool((label == value).any())
+            return int((label == value).sum()) >= asked.least_pixels
 
         if wish.store is None:
             pool = [b for b in _drawn(request, config, model, net, device, fast) if shows(b.label)]
