@@ -9,6 +9,7 @@ from mri_minority_cli.commands import (
     doctor,
     export,
     info,
+    label,
     prepare,
     recipes,
     score,
@@ -26,7 +27,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (prepare, train, score, discriminator, synthesize, compare, export, verify, info, recipes, doctor, demo):
+for verb in (
+    prepare,
+    train,
+    score,
+    discriminator,
+    synthesize,
+    compare,
+    label,
+    export,
+    verify,
+    info,
+    recipes,
+    doctor,
+    demo,
+):
     app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
 
 

@@ -30,6 +30,7 @@ class DataCard:
         recipe: The model's recipe.
         train_subjects: Subjects the model learnt from.
         audit: What the copy audit found, or that it was not run.
+        warning: Stands in place of the sentence that nothing is of a person; empty where that is true.
     """
 
     slices: int
@@ -38,6 +39,7 @@ class DataCard:
     recipe: str
     train_subjects: int
     audit: str
+    warning: str = ""
 
 
 def write_manifest(folder: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -66,11 +68,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def write_data_card(folder: Path, card: DataCard) -> None:
     """Write README.md."""
     classes = "\n".join(f"- {number}: {name}" for number, name in enumerate(("background", *card.label_names)))
+    about = card.warning or "**Every image and label map in this folder was generated. None is of a person.**"
     write_text_atomic(
         folder / "README.md",
-        f"""# Synthetic brain MRI slices
+        f"""# {"Derived" if card.warning else "Synthetic"} brain MRI slices
 
-**Every image and label map in this folder was generated. None is of a person.**
+{about}
 
 {card.slices} slices with label maps, made by mri-minority ({card.how}), from a model of recipe `{card.recipe}` trained
 on {card.train_subjects} subjects.

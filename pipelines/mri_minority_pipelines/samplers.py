@@ -115,14 +115,14 @@ class Sampler:
         if "boost-and-skip" in self.methods:
             path, gain = skipped(path, config.skip), config.boost
         calls = Calls()
-        denoiser = self._wrapped(net, path, items, shape, seed, calls)
+        denoiser = self.wrapped(net, path, items, shape, seed, calls)
         with autocast(device, fast):
             states = draw_slices(
                 denoiser, SOLVERS[config.solver], path, items, stratum, shape, seed, net.groups, device, gain
             )
         return states.cpu(), calls
 
-    def _wrapped(
+    def wrapped(
         self,
         net: Network,
         path: torch.Tensor,

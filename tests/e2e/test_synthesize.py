@@ -264,10 +264,10 @@ def test_workers_change_nothing(model: Path, tmp_path: Path, workers: int) -> No
 def test_the_batch_fits_into_memory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Little free memory: fewer slices at once, the same slices."""
     monkeypatch.setattr(synthesize, "free_bytes", lambda device: 2**62)
-    assert synthesize._batch_that_fits(ModelFolder(model), CPU) == 16
+    assert synthesize.batch_that_fits(ModelFolder(model), CPU) == 16
     plenty = draw(model, tmp_path / "plenty", _with(batch=0))
     monkeypatch.setattr(synthesize, "free_bytes", lambda device: 1)
-    assert synthesize._batch_that_fits(ModelFolder(model), CPU) == 1
+    assert synthesize.batch_that_fits(ModelFolder(model), CPU) == 1
     scarce = draw(model, tmp_path / "scarce", _with(batch=0))
     for row in read_manifest(plenty)["slices"]:
         a, b = (np.asarray(nib.load(folder / row["image"]).dataobj) for folder in (plenty, scarce))

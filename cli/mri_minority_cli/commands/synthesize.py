@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mri_minority_cli.given_options import AllowDerived, Edit, From, Insert, Into, Labels, Store, Strength
 from mri_minority_cli.options import Debug, Device, DryRun, Json, Model, Rarity, Seed
 from mri_minority_cli.speech import dry_run, speaking
 
@@ -18,7 +19,10 @@ def command(
         str,
         typer.Option("--class", help="rare, common, a level, a share such as rarest:5%, or a range such as 50%-60%."),
     ] = "rare",
-    count: Annotated[int, typer.Option("--count", min=1, help="How many slices.")] = 16,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", min=1, help="How many slices: 16; with --labels, 1 per map.", show_default=False),
+    ] = None,
     method: Annotated[
         str,
         typer.Option("--method", help="minority, ancestral, self-guided, low-density, boost-and-skip; join with +."),
@@ -41,29 +45,41 @@ def command(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes that share the work; the slices stay the same.")
     ] = 1,
+    labels: Labels = None,
+    edit: Edit = None,
+    store: Store = None,
+    insert: Insert = None,
+    into: Into = None,
+    start: From = None,
+    strength: Strength = None,
+    allow_derived: AllowDerived = False,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
     dry: DryRun = False,
     debug: Debug = False,
 ) -> None:
-    """Draw slices of the wanted class, with label maps, as NIfTI pairs."""
+    """Draw slices of the wanted class, with label maps, as NIfTI pairs; or images for label maps given or edited."""
     with speaking(json, debug) as speech:
         from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, choose_format, sampling
-        from mri_minority_pipelines.stages import export, synthesize
+        from mri_minority_pipelines.stages import export, synthesize, synthesize_given
 
         choose_format(data_format)
         folder = find_model(model)
         config = sampling(folder.recipe().sample, guidance=guidance, steps=steps, solver=solver)
-        request = synthesize.Request(wanted, rarity, method, count, heights, seed or 0)
+        many = count or (16 if labels is None else 1)
+        request = synthesize.Request(wanted, rarity, method, many, heights, seed or 0)
+        wish = synthesize_given.wish_of(labels, edit, store, insert, into, start, strength, allow_derived)
         if dry:
-            dry_run({**request.__dict__, **config.model_dump(mode="json")})
+            dry_run({**request.__dict__, **(wish.__dict__ if wish else {}), **config.model_dump(mode="json")})
             return
         where = choose_device(device)
 
-        def draw(into: Path) -> dict[str, Any]:
-            return synthesize.run(request, config, folder, into, where, speech.tell, workers)
+        def draw(out: Path) -> dict[str, Any]:
+            if wish is not None:
+                return synthesize_given.run(wish, request, config, folder, out, where, speech.tell)
+            return synthesize.run(request, config, folder, out, where, speech.tell, workers)
 
         result = export.drawn_as(data_format, out, draw, speech.tell)
         share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mri_minority import __version__
-from mri_minority.core.errors import DataError, UsageError
+from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.export.dataset import read_manifest, write_export_card, write_manifest
 from mri_minority.export.exporter import Case, Exporter, Facts, real_cases, synthetic_cases
 from mri_minority.export.layout_bids import BidsExporter
@@ -52,6 +52,7 @@ def run(
     Raises:
         UsageError: There is no such layout, or real slices do not fit into it.
         DataError: The source has changed, the store has other classes, or `out` holds something.
+        AuditError: The slices are derived from people.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"expected --to {', '.join(LAYOUTS)} or bundle, found {layout!r}")
@@ -64,6 +65,8 @@ def run(
         raise DataError(
             f"expected a data set that `synthesize` wrote, {source} is an export of one; export the original"
         )
+    if manifest.get("derived"):
+        raise AuditError(f"the slices in {source} are derived from people and are not exported as synthetic data")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the export, {out} holds something")
     cases, total = _cases(source, manifest, real)

@@ -92,12 +92,12 @@ def run(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
     building = out.with_name(f".{out.name}.building")
-    begun_in = _begun_in(building) if config.precision == "auto" else None
+    begun_in = begun_in_bfloat16(building) if config.precision == "auto" else None
     fast = wants_bfloat16(config.precision, device) if begun_in is None else begun_in
     if not request.batch:
-        request = replace(request, batch=_batch_that_fits(model, device))
-    header = _header(request, sampler, config, model, fast)
-    _begin(building, header)
+        request = replace(request, batch=batch_that_fits(model, device))
+    header = header_of(request, sampler, config, model, fast)
+    begin(building, header)
     draw = Draw(request, config, model, header, building)
     with _helpers(draw, device, min(workers, len(draw.blocks()))):
         draw.work(device, lambda done: tell(Event("synthesize", done, request.count, {})))
@@ -127,7 +127,7 @@ def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[st
     return shares
 
 
-def _batch_that_fits(model: ModelFolder, device: torch.device) -> int:
+def batch_that_fits(model: ModelFolder, device: torch.device) -> int:
     """Slices that half of the free memory has room for, counting what a gradient through the denoiser would keep."""
     net = model.denoiser().to(device)
     height, width = model.recipe().prepare.size
@@ -228,7 +228,9 @@ def _help(draw: Draw, device: torch.device, threads: int) -> None:
     draw.work(device, lambda done: None)
 
 
-def _header(request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool) -> dict[str, Any]:
+def header_of(
+    request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool
+) -> dict[str, Any]:
     """What the manifest says of the whole set."""
     card = model.card()
     return {
@@ -324,7 +326,7 @@ def _plane(path: Path) -> np.ndarray:
     return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
 
 
-def _begun_in(building: Path) -> bool | None:
+def begun_in_bfloat16(building: Path) -> bool | None:
     """The arithmetic of an interrupted run: measured again it could differ, and two halves would not match."""
     said = building / "header.json"
     if not said.is_file():
@@ -335,7 +337,7 @@ def _begun_in(building: Path) -> bool | None:
         return None
 
 
-def _begin(building: Path, header: dict[str, Any]) -> None:
+def begin(building: Path, header: dict[str, Any]) -> None:
     """Make the working folder; slices of an interrupted run stay if they were drawn in the same way."""
     said = building / "header.json"
     text = json.dumps(header, sort_keys=True)

@@ -1,0 +1,169 @@
+"""From "ventricles:grow=1.5..3" to an edit: which structure, which kind, and what range its parameter comes from."""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mri_minority.anatomy.asymmetry import Asymmetry
+from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap
+from mri_minority.anatomy.lesion_add import LesionAdd
+from mri_minority.anatomy.lesion_move import LesionMove
+from mri_minority.anatomy.lesion_remove import LesionRemove
+from mri_minority.anatomy.lesion_scale import LesionScale
+from mri_minority.anatomy.resize import Resize
+from mri_minority.anatomy.shift import Shift
+from mri_minority.core.errors import DataError, UsageError
+
+FACTOR, LENGTH, AREA, NOTHING = "factor", "mm", "mm2", ""
+
+EDITS: dict[str, tuple[str, Callable[[float], Edit]]] = {
+    "grow": (FACTOR, lambda amount: Resize(amount, "grow")),
+    "shrink": (FACTOR, lambda amount: Resize(amount, "shrink")),
+    "scale": (FACTOR, lambda amount: LesionScale(amount)),
+    "asymmetry": (FACTOR, lambda amount: Asymmetry(amount)),
+    "shift": (LENGTH, lambda amount: Shift(amount)),
+    "move": (LENGTH, lambda amount: LesionMove(amount)),
+    "add": (AREA, lambda amount: LesionAdd(max(1, round(amount)))),
+    "remove": (NOTHING, lambda amount: LesionRemove()),
+}
+"""Kind -> the unit of its amount, and the edit for an amount in pixels (a factor has no unit)."""
+
+_LEAST_DEFORMED = 20
+_END = re.compile(r"(?:(?P<times>\d+(?:\.\d+)?)\*)?p95|(?P<number>\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of a range.
+
+    Args:
+        number: A number, or what the 95th percentile is multiplied with.
+        quantile: Whether it means the real 95th percentile of `STRUCTURE_share` in the slice's stratum.
+    """
+
+    number: float
+    quantile: bool
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What was asked for.
+
+    Args:
+        structure: Name of the class.
+        kind: One of `EDITS`.
+        low: Least amount.
+        high: Largest amount.
+        text: As it was typed.
+    """
+
+    structure: str
+    kind: str
+    low: End
+    high: End
+    text: str
+
+    @property
+    def least_pixels(self) -> int:
+        """How large the structure must be in a map: a deformed one needs more than a speck, an added one nothing."""
+        return {"add": 0, "remove": 1, "scale": 1, "move": 1}.get(self.kind, _LEAST_DEFORMED)
+
+    def edit(
+        self,
+        label: LabelMap,
+        value: int,
+        stratum: int,
+        card: dict[str, Any],
+        pixel_mm: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> Edit:
+        """The edit of one slice: its amount drawn evenly from the range.
+
+        Args:
+            label: The map to edit (H, W).
+            value: The structure's class.
+            stratum: The slice's stratum.
+            card: The model's card, for real percentiles.
+            pixel_mm: Sides of a pixel.
+            rng: Of this slice.
+
+        Raises:
+            DataError: A share is wanted of a structure that is not in the map or has no real percentile.
+            UsageError: The amount does not suit the kind of edit.
+        """
+        low, high = (self._amount(end, label, value, stratum, card) for end in (self.low, self.high))
+        if self.low.quantile or self.high.quantile:
+            low, high = _possible(self.kind, low, high)
+        amount = float(rng.uniform(min(low, high), max(low, high)))
+        unit, make = EDITS[self.kind]
+        if unit == LENGTH:
+            amount /= float(np.sqrt(pixel_mm[0] * pixel_mm[1]))
+        elif unit == AREA:
+            amount /= pixel_mm[0] * pixel_mm[1]
+        return make(amount)
+
+    def _amount(self, end: End, label: LabelMap, value: int, stratum: int, card: dict[str, Any]) -> float:
+        if not end.quantile:
+            return end.number
+        limit = float(card["real_attributes"][f"{self.structure}_share"][stratum][1])
+        now, labelled = float((label == value).sum()), float((label > 0).sum())
+        if limit <= 0 or now == 0:
+            name = card["strata"]["names"][stratum]
+            raise DataError(
+                f"expected {self.structure} in the slice and in 5 % or more of real slices at {name}, found none; "
+                "choose other --heights or give factors"
+            )
+        return end.number * limit * labelled / now
+
+
+def parse_edit(text: str, label_names: tuple[str, ...]) -> EditRequest:
+    """Read `STRUCTURE:KIND=LOW..HIGH`, `STRUCTURE:KIND=AMOUNT` or `STRUCTURE:remove`.
+
+    An end is a number (a factor; millimetres for shift and move; square millimetres for add), or for kinds with a
+    factor `p95` or `2*p95`: the wanted share, in units of the real 95th percentile of the structure's share in that
+    stratum.
+
+    Raises:
+        UsageError: It is none of these, the structure is none of the model's, or the kind does not exist.
+    """
+    match = re.fullmatch(r"([^:=]+):([a-z]+)(?:=(.+))?", text)
+    if not match or match[2] not in EDITS:
+        raise UsageError(
+            f"expected --edit STRUCTURE:KIND=LOW..HIGH with a kind among {', '.join(EDITS)}, found {text!r}"
+        )
+    if match[1] not in label_names:
+        raise UsageError(f"expected a structure among {', '.join(label_names)} in --edit, found {match[1]!r}")
+    unit = EDITS[match[2]][0]
+    if (match[3] is None) != (unit == NOTHING):
+        raise UsageError(
+            f"expected {'no' if unit == NOTHING else 'an'} amount for {match[2]} in --edit, found {text!r}"
+        )
+    ends = [_end(part, text, unit) for part in (match[3] or "0").split("..")]
+    if len(ends) > 2:
+        raise UsageError(f"expected one amount or LOW..HIGH in --edit, found {text!r}")
+    return EditRequest(match[1], match[2], ends[0], ends[-1], text)
+
+
+def _possible(kind: str, low: float, high: float) -> tuple[float, float]:
+    """The part of a range of factors that suits the kind: a structure that is beyond it already needs no growing."""
+    low, high = min(low, high), max(low, high)
+    if (kind in ("grow", "asymmetry") and high < 1) or (kind == "shrink" and low > 1):
+        raise CannotReach(f"the structure is beyond the wanted share already ({low:.3g} to {high:.3g} times)")
+    return (low, min(high, 1.0)) if kind == "shrink" else (max(low, 1.0) if kind != "scale" else low, high)
+
+
+def described(edit: Edit) -> dict[str, Any]:
+    """An edit with its parameters, for the trace."""
+    return {"class": type(edit).__name__, **asdict(edit)}  # type: ignore[call-overload]
+
+
+def _end(text: str, whole: str, unit: str) -> End:
+    match = _END.fullmatch(text.strip())
+    if not match or (match["number"] is None and unit != FACTOR):
+        raise UsageError(f"expected a number, p95 or such as 2*p95 (for factors) in --edit {whole!r}, found {text!r}")
+    if match["number"] is not None:
+        return End(float(match["number"]), False)
+    return End(float(match["times"] or 1), True)

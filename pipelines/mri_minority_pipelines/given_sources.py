@@ -1,0 +1,208 @@
+"""Where given label maps come from: edited maps (real or drawn), and real slices that something is inserted into."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import binary_dilation
+from skimage.filters import threshold_otsu
+
+from mri_minority.anatomy.edit import CannotReach, Edited, room_of
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.core.rng import generator_for
+from mri_minority.slices.store import SliceStore
+from mri_minority.slices.strata import Strata
+from mri_minority_pipelines.edits import EditRequest, described, parse_edit
+from mri_minority_pipelines.given import Given
+
+MARGIN = 3
+"""Pixels around an inserted structure that are drawn anew, so that it fits without a seam."""
+
+_TRIES = 25
+_LEAST_MM2 = 20.0
+
+
+@dataclass(frozen=True)
+class Base:
+    """A slice whose label map is to be edited.
+
+    Args:
+        image: float32 (H, W) in [-1, 1].
+        label: uint8 (H, W).
+        stratum: The model's.
+        trace: Where it comes from.
+        affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
+        white: Intensity that stands for +1; None: the model's.
+    """
+
+    image: npt.NDArray[np.float32]
+    label: npt.NDArray[np.uint8]
+    stratum: int
+    trace: dict[str, Any]
+    affine: npt.NDArray[np.float64]
+    white: float | None = None
+
+
+def check_fit(store: SliceStore, card: dict[str, Any]) -> None:
+    """Refuse a store whose slices the model could not have learnt from.
+
+    Raises:
+        DataError: Size, spacing, plane or classes differ.
+    """
+    theirs, ours = store.header["settings"], card["recipe"]["prepare"]
+    for key in ("size", "spacing_mm", "plane"):
+        if theirs.get(key) != ours.get(key):
+            raise DataError(
+                f"expected slices cut as the model's ({key} {ours.get(key)}), found {theirs.get(key)} in "
+                f"{store.folder}; prepare them with the model's recipe"
+            )
+    if list(store.label_names) != list(card["label_names"]):
+        raise DataError(
+            f"expected the classes {', '.join(card['label_names'])} in {store.folder}, found "
+            f"{', '.join(store.label_names) or 'none'}; give a store prepared with the model's recipe"
+        )
+
+
+class StoreBases:
+    """Real slices of a store, in a random order that the seed fixes.
+
+    Args:
+        store: The slices.
+        card: The model's card.
+        allowed: Strata they may come from.
+        split: Only this one; "" takes all.
+        fits: Which label maps (H, W) qualify.
+        whose: "training map" if only its label map is used, else "person": then affine and intensities are its own.
+        why: Words for an error: what was looked for.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        card: dict[str, Any],
+        allowed: list[int],
+        split: str,
+        fits: Callable[[npt.NDArray[np.uint8]], bool],
+        whose: str,
+        why: str,
+    ) -> None:
+        """Look through the label maps; see the class.
+
+        Raises:
+            DataError: None qualifies.
+        """
+        check_fit(store, card)
+        strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
+        self.stratum = strata.of(np.array([row.height for row in store.rows]))
+        self.store, self.card, self.whose = store, card, whose
+        rows = np.array(
+            [i for i, r in enumerate(store.rows) if split in ("", r.split) and self.stratum[i] in allowed],
+            dtype=np.int64,
+        )
+        kept: list[int] = []
+        for part in np.array_split(rows, max(1, len(rows) // 512)):
+            kept += [int(i) for i, label in zip(part, store.read(part)[1], strict=True) if fits(label)]
+        if not kept:
+            raise DataError(f"expected {why} in {store.folder}, found none; choose another store or other --heights")
+        self.rows = np.array(kept)
+
+    def __call__(self, item: int, attempt: int, seed: int) -> Base:
+        """The slice for an item's attempt."""
+        rng = rng_for(seed, "base", item, attempt)
+        at = int(self.rows[rng.integers(len(self.rows))])
+        row = self.store.rows[at]
+        image, label = self.store.read(np.array([at]))
+        trace = {"label_from": self.whose, "source_series_sha256": row.sha256, "source_index": row.index}
+        t = int(self.stratum[at])
+        if self.whose != "person":
+            return Base(image[0], label[0], t, trace, np.array(self.card["planes"][t]))
+        white = float(self.store.header["settings"]["ceiling"]) * row.scale
+        return Base(image[0], label[0], t, trace, np.array(row.affine).reshape(4, 4), white)
+
+
+def rng_for(seed: int, *path: int | str) -> np.random.Generator:
+    """numpy's generator of one item, named as in `core.rng`."""
+    return np.random.default_rng(generator_for(seed, *path).initial_seed())
+
+
+def edited(
+    request: EditRequest,
+    base_of: Callable[[int, int, int], Base],
+    count: int,
+    seed: int,
+    card: dict[str, Any],
+    insert: bool = False,
+) -> Iterator[Given]:
+    """Edited label maps; a map that has no room for its edit is passed over for another one.
+
+    Args:
+        request: What to do.
+        base_of: (item, attempt, seed) -> a slice.
+        count: How many.
+        seed: Of the run.
+        card: The model's card.
+        insert: Keep the slice's image and affine, and draw only where the map changes and :data:`MARGIN` about it.
+
+    Raises:
+        DataError: An item found no map with room in 25 tries.
+    """
+    value = list(card["label_names"]).index(request.structure) + 1
+    for item in range(count):
+        refused: DataError | None = None
+        for attempt in range(_TRIES):
+            base = base_of(item, attempt, seed)
+            try:
+                yield _one(request, base, value, rng_for(seed, "edit", item, attempt), card, insert)
+                break
+            except (CannotReach, DataError) as error:
+                refused = error
+        else:
+            raise DataError(f"no label map in {_TRIES} has room for --edit {request.text}; the last one: {refused}")
+
+
+def _one(
+    request: EditRequest, base: Base, value: int, rng: np.random.Generator, card: dict[str, Any], insert: bool
+) -> Given:
+    sides = np.linalg.norm(base.affine[:3, :2], axis=0)
+    room = room_for(base, card)
+    edit = request.edit(base.label, value, base.stratum, card, (float(sides[0]), float(sides[1])), rng)
+    done: Edited = edit.apply(base.label, value, room, rng)
+    trace = {
+        **base.trace,
+        "edit": request.text,
+        "structure": request.structure,
+        **described(edit),
+        "reached": round(done.reached, 4),
+        "jacobian_min": round(done.jacobian_min, 4),
+    }
+    if not insert:
+        return Given(done.label, base.stratum, base.affine, trace)
+    region = np.asarray(binary_dilation(done.label != base.label, iterations=MARGIN), dtype=bool)
+    return Given(
+        done.label, base.stratum, base.affine, {**trace, "derived": True}, base.image, region, white=base.white
+    )
+
+
+def room_for(base: Base, card: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    """The head's inside: the labelled area, or where labels do not cover it what is bright."""
+    if card["recipe"]["prepare"].get("foreground", "labels") == "labels":
+        return room_of(base.label)
+    bright = base.image > threshold_otsu(base.image)
+    return room_of(bright.astype(np.uint8))
+
+
+def insertion(text: str, card: dict[str, Any]) -> EditRequest:
+    """Read `NAME` or `NAME=LOW..HIGH` (mm2); without a range, from 20 mm2 to the largest real 95th percentile.
+
+    Raises:
+        UsageError: There is no such class, or the range is none.
+    """
+    name, _, amount = text.partition("=")
+    if name not in card["label_names"]:
+        raise UsageError(f"expected --insert with a class among {', '.join(card['label_names'])}, found {name!r}")
+    if not amount:
+        limit = max(row[1] for row in card["real_attributes"][f"{name}_area_mm2"])
+        amount = f"{_LEAST_MM2:.1f}..{max(limit, 2 * _LEAST_MM2):.1f}"
+    return parse_edit(f"{name}:add={amount}", tuple(card["label_names"]))

@@ -1,0 +1,172 @@
+"""Label maps that somebody drew: NIfTI in any orientation, brought onto a model's grid, pixels where they were."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mri_minority.core.errors import DataError
+from mri_minority.diffusion.state import BIT
+from mri_minority.slices.strata import Strata
+from mri_minority.transforms.spatial import AXES
+from mri_minority.volumes.atomic import sha256_of, shown
+from mri_minority.volumes.geometry import plane_affine
+from mri_minority.volumes.nifti import read_volume
+from mri_minority.volumes.volume import Volume
+from mri_minority_pipelines.given import Given
+from mri_minority_pipelines.model_folder import ModelFolder, load_world
+
+_SPACING_TOLERANCE = 0.02
+
+
+def nifti_files(folder: Path) -> list[Path]:
+    """NIfTI files of a folder (of its `labels/` if it has one), by name.
+
+    Raises:
+        DataError: There is none.
+    """
+    inside = folder / "labels" if (folder / "labels").is_dir() else folder
+    found = [inside] if inside.is_file() else sorted([*inside.glob("*.nii"), *inside.glob("*.nii.gz")])
+    if not found:
+        raise DataError(f"expected label maps (.nii or .nii.gz) in {shown(folder)}, found none; check the path")
+    return found
+
+
+def read_label_maps(folder: Path, model: ModelFolder, heights: tuple[float, float]) -> list[Given]:
+    """Every slice of every label map in a folder, on the model's grid.
+
+    A map of one slice goes to the stratum whose mean label map it resembles most; slices of a volume go where their
+    height in the labelled area puts them, as in training.
+
+    Args:
+        folder: With NIfTI files, or a data set with `labels/`.
+        model: Gives grid, classes and strata.
+        heights: Only strata whose middle lies between.
+
+    Raises:
+        DataError: No file, unknown classes, another spacing, an empty map, or one larger than the model's field.
+    """
+    card, means = model.card(), mean_maps(model)
+    allowed = allowed_strata(card, heights)
+    given: list[Given] = []
+    for path in nifti_files(folder):
+        given.extend(_of_file(path, card, means, allowed))
+    if not given:
+        raise DataError(
+            f"expected label maps at heights {heights[0]:g} to {heights[1]:g} in {shown(folder)}, found none"
+        )
+    return given
+
+
+def mean_maps(model: ModelFolder) -> npt.NDArray[np.float32]:
+    """Mean of every channel in every stratum (T, C, H, W), in model units."""
+    world = load_world(model.path / "world.safetensors", len(model.card()["label_names"]))
+    return np.asarray(world.mean.numpy(), dtype=np.float32)
+
+
+def allowed_strata(card: dict[str, Any], heights: tuple[float, float]) -> list[int]:
+    """Strata whose middle lies between two heights.
+
+    Raises:
+        DataError: None does.
+    """
+    edges = np.array([card["recipe"]["prepare"]["heights"][0], *card["strata"]["edges"]])
+    middle = (edges[:-1] + edges[1:]) / 2
+    found = [t for t in range(len(middle)) if heights[0] <= middle[t] <= heights[1]]
+    if not found:
+        raise DataError(f"no stratum lies between heights {heights}; the model has {card['strata']['names']}")
+    return found
+
+
+def nearest_stratum(channels: npt.NDArray[np.float32], means: npt.NDArray[np.float32], allowed: list[int]) -> int:
+    """The stratum whose mean channels (T, C, H, W) are nearest to those of a slice (C, H, W)."""
+    return min(allowed, key=lambda t: float(((channels - means[t]) ** 2).sum()))
+
+
+def slices_of(
+    volume: Volume, plane: str, spacing_mm: list[float], name: str
+) -> list[tuple[int, npt.NDArray[Any], npt.NDArray[np.float64]]]:
+    """Position, values (H, W) and affine of every plane of an RAS+ volume.
+
+    Raises:
+        DataError: Its pixels are not of the model's size.
+    """
+    axis = AXES[plane]
+    found = [mm for a, mm in enumerate(volume.spacing_mm) if a != axis]
+    wanted = [mm for a, mm in enumerate(spacing_mm) if a != axis]
+    if any(w > 0 and abs(f / w - 1) > _SPACING_TOLERANCE for f, w in zip(found, wanted, strict=True)):
+        raise DataError(
+            f"expected {plane} pixels of {' x '.join(f'{mm:g}' for mm in wanted)} mm in {name}, found "
+            f"{' x '.join(f'{mm:.4g}' for mm in found)} mm; resample it (label maps with nearest neighbour)"
+        )
+    values = volume.image if volume.label is None else volume.label
+    planes = np.moveaxis(values, axis, 0)
+    return [(i, planes[i], plane_affine(volume.affine, axis, i)) for i in range(len(planes))]
+
+
+def fitted(
+    plane: npt.NDArray[Any],
+    affine: npt.NDArray[np.float64],
+    size: tuple[int, int],
+    centre: tuple[int, int],
+    fill: float,
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Cut or pad a plane to a size about a centre; every pixel keeps its place in the world."""
+    start = [c - n // 2 for c, n in zip(centre, size, strict=True)]
+    result = np.full(size, fill, dtype=plane.dtype)
+    low = [max(0, s) for s in start]
+    high = [min(m, s + n) for m, s, n in zip(plane.shape, start, size, strict=True)]
+    part = plane[low[0] : high[0], low[1] : high[1]]
+    result[low[0] - start[0] : high[0] - start[0], low[1] - start[1] : high[1] - start[1]] = part
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :2] @ np.array(start, dtype=float)
+    return result, moved
+
+
+def middle_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Centre of a mask's bounding box, as training cuts about it."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return (int(rows[0]) + int(rows[-1]) + 1) // 2, (int(columns[0]) + int(columns[-1]) + 1) // 2
+
+
+def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], allowed: list[int]) -> list[Given]:
+    settings, names, name = card["recipe"]["prepare"], card["label_names"], shown(path.name)
+    volume = read_volume(path, path, path.name, path.name)
+    label = np.asarray(volume.label)
+    unknown = sorted({int(v) for v in np.unique(label)} - set(range(len(names) + 1)))
+    if unknown:
+        classes = ", ".join(f"{n} {name}" for n, name in enumerate(names, start=1))
+        raise DataError(
+            f"expected the model's classes (0 background, {classes}) in {name}, found {unknown[:8]}; renumber"
+        )
+    if not label.any():
+        raise DataError(f"expected a labelled structure in {name}, found an empty map; leave it out")
+    planes = slices_of(volume, settings["plane"], settings["spacing_mm"], name)
+    size = (int(settings["size"][0]), int(settings["size"][1]))
+    filled = [i for i, plane, _ in planes if plane.any()]
+    whole = np.any([plane > 0 for _, plane, _ in planes], axis=0)
+    centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
+    strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
+    given = []
+    for index, plane, affine in planes:
+        if not plane.any():
+            continue
+        cut, moved = fitted(plane.astype(np.uint8), affine, size, centre, 0)
+        if (cut > 0).sum() != (plane > 0).sum():
+            raise DataError(
+                f"expected a labelled area that fits {size[0]} x {size[1]} pixels in {name}, it is larger; use a model "
+                "with a larger field"
+            )
+        height = (index + 0.5 - filled[0]) / (filled[-1] + 1 - filled[0])
+        if len(planes) > 1 and settings.get("foreground", "labels") == "labels":
+            if not settings["heights"][0] <= height <= settings["heights"][1]:
+                continue
+            stratum = int(strata.of(np.array([height]))[0])
+        else:
+            bits = np.stack([np.where(cut == c, BIT, -BIT) for c in range(1, len(names) + 1)]).astype(np.float32)
+            stratum = nearest_stratum(bits, means[:, 1:], allowed)
+        if stratum in allowed:
+            trace = {"label_from": "file", "label_file_sha256": sha256_of(path), "label_index": index}
+            given.append(Given(cut, stratum, moved, trace))
+    return given

@@ -1,0 +1,209 @@
+"""label: label maps for unlabelled slices, with a per-pixel spread over several draws. For research only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mri_minority import __version__
+from mri_minority.backbones.experts import Network
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.diffusion.given import IMAGE, draw_given, held
+from mri_minority.diffusion.kernel import sigma_path
+from mri_minority.diffusion.solvers import SOLVERS
+from mri_minority.diffusion.state import decode, encode
+from mri_minority.export.labels import drop_specks
+from mri_minority.slices.store import SliceStore
+from mri_minority.slices.strata import Strata
+from mri_minority.transforms.intensity import head_mask
+from mri_minority.volumes.atomic import sha256_of, shown, write_json_atomic, write_text_atomic
+from mri_minority.volumes.nifti import read_volume, write_nifti
+from mri_minority_pipelines.config import SampleConfig
+from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.given_sources import check_fit
+from mri_minority_pipelines.label_maps import fitted, mean_maps, middle_of, nearest_stratum, slices_of
+from mri_minority_pipelines.model_folder import ModelFolder
+
+_BATCH = 16
+_DESCRIPTION = f"LABELS drawn, research use only, mri-minority {__version__}"
+_README = """# Label maps drawn by a model: research use only
+
+**Not for diagnosis, and no reference standard.** `labels/NAME.nii.gz` is the commonest class over {draws} draws from
+p(label | image); `spread/NAME.nii.gz` is the share of draws that say something else, pixel by pixel (0: all agree).
+Agreement between draws says what the model is sure of, not that it is right. The slices are of people: treat this
+folder like the scans.
+
+Classes: {classes}
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One slice to label.
+
+    Args:
+        name: Of its files.
+        image: float32 (H, W) in [-1, 1].
+        stratum: The model's.
+        affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
+        source: What the table says of it.
+    """
+
+    name: str
+    image: npt.NDArray[np.float32]
+    stratum: int
+    affine: npt.NDArray[np.float64]
+    source: dict[str, Any]
+
+
+def label_images(
+    net: Network,
+    image: npt.NDArray[np.float32],
+    stratum: npt.NDArray[np.int64],
+    config: SampleConfig,
+    draws: int,
+    seed: int,
+    device: torch.device,
+    first: int = 0,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Label maps of images by sampling p(label | image) several times.
+
+    Args:
+        net: The denoiser, on the device.
+        image: float32 (n, H, W) in [-1, 1].
+        stratum: (n,).
+        config: Solver, steps and noise levels.
+        draws: How many draws each pixel's vote is over.
+        seed: Of the run.
+        device: Where to compute.
+        first: Number of the first item, which names the noise.
+
+    Returns:
+        uint8 (n, H, W), the commonest class; float32 (n, H, W), the share of draws that say another one.
+    """
+    classes = net.groups.channels - 1
+    blank = torch.zeros(image.shape, dtype=torch.uint8)
+    known = encode(torch.as_tensor(image), blank, classes)
+    path = held(sigma_path(config.sigma_max, config.sigma_min, config.steps, 2), IMAGE)
+    votes = np.zeros((classes + 1, *image.shape), np.int64)
+    for number in range(draws):
+        items = [draws * (first + i) + number for i in range(len(image))]
+        states = draw_given(
+            net,
+            SOLVERS[config.solver],
+            path,
+            known,
+            items,
+            torch.as_tensor(stratum),
+            seed,
+            net.groups,
+            device,
+        )
+        label = np.stack([drop_specks(plane) for plane in decode(states.cpu())[1].numpy()])
+        for value in range(classes + 1):
+            votes[value] += label == value
+    best = votes.argmax(axis=0).astype(np.uint8)
+    return best, (1 - votes.max(axis=0) / draws).astype(np.float32)
+
+
+def run(
+    source: Path,
+    model: ModelFolder,
+    out: Path,
+    config: SampleConfig,
+    draws: int,
+    seed: int,
+    device: torch.device,
+    tell: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Label every slice of a store, or of the NIfTI files in a folder, and write maps, spreads and a manifest.
+
+    Returns:
+        Where they are, how many, and the mean spread inside the labelled area.
+
+    Raises:
+        UsageError: The model draws no labels.
+        DataError: There are no images, they do not fit the model, or `out` holds something. Nothing is written then.
+    """
+    card = model.card()
+    if not card["label_names"]:
+        raise UsageError("expected a model with label maps, this one knows images alone")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"expected an empty or new folder for the label maps, {out} holds something")
+    pictures = list(_of_store(source, card) if (source / "store.json").is_file() else _of_files(source, model))
+    if not pictures:
+        raise DataError(f"expected images (.nii or .nii.gz) in {shown(source)}, found none; check the path")
+    net, rows, spreads = model.denoiser().to(device), [], []
+    building = out.with_name(f".{out.name}.building")
+    tell(Event("label", 0, len(pictures), {}))
+    for first in range(0, len(pictures), _BATCH):
+        part = pictures[first : first + _BATCH]
+        image, stratum = np.stack([p.image for p in part]), np.array([p.stratum for p in part])
+        label, spread = label_images(net, image, stratum, config, draws, seed, device, first)
+        for number, picture in enumerate(part):
+            rows.append(_write(building, picture, label[number], spread[number]))
+        spreads.append(spread[label > 0])
+        tell(Event("label", first + len(part), len(pictures), {}))
+    classes = ", ".join(f"{n} {name}" for n, name in enumerate(("background", *card["label_names"])))
+    write_text_atomic(building / "README.md", _README.format(draws=draws, classes=classes))
+    header = {"research_use_only": True, "synthetic": False, "version": __version__, "draws": draws, "seed": seed}
+    header["model_sha256"] = sha256_of(model.path / "denoiser.safetensors")
+    header["label_names"] = card["label_names"]
+    write_json_atomic(building / "labels.json", {**header, "slices": rows})
+    publish_folder(building, out)
+    inside = np.concatenate(spreads)
+    return {
+        "out": str(out),
+        "slices": len(rows),
+        "mean_spread": round(float(inside.mean()), 4) if inside.size else None,
+        "research_use_only": True,
+    }
+
+
+def _of_store(folder: Path, card: dict[str, Any]) -> Iterator[Picture]:
+    store = SliceStore(folder)
+    check_fit(store, card)
+    strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
+    for at, row in enumerate(store.rows):
+        stratum = int(strata.of(np.array([row.height]))[0])
+        affine = np.array(row.affine).reshape(4, 4)
+        source = {"source_sha256": row.sha256, "source_index": row.index}
+        yield Picture(f"slice_{at:05d}", store.read(np.array([at]))[0][0], stratum, affine, source)
+
+
+def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
+    """Slices of NIfTI files; each goes to the stratum whose mean image it resembles most."""
+    card, means = model.card(), mean_maps(model)
+    settings, ceiling = card["recipe"]["prepare"], float(card["recipe"]["prepare"]["ceiling"])
+    inside = folder / "images" if (folder / "images").is_dir() else folder
+    files = [inside] if inside.is_file() else sorted([*inside.glob("*.nii"), *inside.glob("*.nii.gz")])
+    size = (int(settings["size"][0]), int(settings["size"][1]))
+    for number, path in enumerate(files):
+        volume = read_volume(path, None, path.name, path.name)
+        head = head_mask(torch.as_tensor(volume.image)[None]).numpy()[0] > 0
+        scale = float(np.percentile(volume.image[head], 99.5))
+        planes = slices_of(volume, settings["plane"], settings["spacing_mm"], shown(path.name))
+        whole = head.any(axis={"sagittal": 0, "coronal": 1, "axial": 2}[settings["plane"]])
+        centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
+        for index, plane, affine in planes:
+            unit = (plane / scale).clip(0, ceiling) * (2 / ceiling) - 1
+            image, moved = fitted(unit.astype(np.float32), affine, size, centre, -1.0)
+            stratum = nearest_stratum(image[None], means[:, :1], list(range(len(means))))
+            name = f"image_{number:04d}_{index:03d}"
+            yield Picture(name, image, stratum, moved, {"source_sha256": sha256_of(path), "source_index": index})
+
+
+def _write(
+    folder: Path, picture: Picture, label: npt.NDArray[np.uint8], spread: npt.NDArray[np.float32]
+) -> dict[str, Any]:
+    trace = {**picture.source, "stratum": picture.stratum, "research_use_only": True}
+    row: dict[str, Any] = {"name": picture.name, **trace}
+    for kind, plane in (("labels", label), ("spread", spread)):
+        path = folder / kind / f"{picture.name}.nii.gz"
+        write_nifti(path, plane[:, :, None], picture.affine, _DESCRIPTION, trace)
+        row[f"{kind}_sha256"] = sha256_of(path)
+    return row

@@ -1,0 +1,329 @@
+"""Slices of which something is given: the map is exact, people's pixels are kept, wrong input is one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mri_minority.anatomy.edit import room_of
+from mri_minority.anatomy.resize import Resize
+from mri_minority.core.errors import AuditError, DataError, UsageError
+from mri_minority.export.dataset import read_manifest, verify_dataset
+from mri_minority.slices.store import SliceStore
+from mri_minority_cli.app import app
+from mri_minority_pipelines.config import SampleConfig
+from mri_minority_pipelines.edits import parse_edit
+from mri_minority_pipelines.label_maps import read_label_maps
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.stages import export, label, synthesize_given
+from mri_minority_pipelines.stages.synthesize import Request
+from mri_minority_pipelines.stages.synthesize_given import Wish
+from tests.support.tiny import silent
+
+CPU = torch.device("cpu")
+NAMES = ("grey_matter", "white_matter", "ventricles")
+run_cli = CliRunner().invoke
+
+
+def draw(model: Path, out: Path, wish: Wish, count: int = 3, **changes: Any) -> dict[str, Any]:
+    """Run the stage with the tiny model; the manifest."""
+    request = Request("rare", "minority", changes.pop("method", "minority"), count, (0.0, 1.0), seed=4, batch=2)
+    config = SampleConfig(steps=3, precision="float32").model_copy(update=changes)
+    synthesize_given.run(wish, request, config, ModelFolder(model), out, CPU, silent)
+    assert verify_dataset(out) == []
+    assert not list(out.parent.glob(".*.building"))
+    return read_manifest(out)
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj)
+
+
+@pytest.fixture
+def maps(store: SliceStore, tmp_path: Path) -> Path:
+    """Two real label maps of the store as files, one of them stored in another orientation and not cut."""
+    folder = tmp_path / "drawn maps"
+    folder.mkdir()
+    chosen = np.array([i for i in range(len(store.rows)) if (store.read(np.array([i]))[1] == 3).any()][:2])
+    for number, at in enumerate(chosen):
+        label = store.read(np.array([at]))[1][0]
+        affine = np.array(store.rows[at].affine).reshape(4, 4)
+        array = label[:, :, None]
+        if number:  # posterior, inferior, left; padded, so that it must be cut
+            array = np.pad(array, ((5, 2), (1, 6), (0, 0)))
+            affine[:3, 3] -= affine[:3, :2] @ [5, 1]
+            picture = nib.Nifti1Image(array.astype(np.int16), affine)
+            picture = picture.as_reoriented(
+                nib.orientations.ornt_transform(
+                    nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt("PIL")
+                )
+            )
+        else:
+            picture = nib.Nifti1Image(array.astype(np.uint8), affine)
+        nib.save(picture, folder / f"map{number}.nii.gz")
+    return folder
+
+
+def labelled_points(path: Path, value: int) -> np.ndarray:
+    """World coordinates of a class, sorted."""
+    picture = nib.load(path)
+    points = nib.affines.apply_affine(picture.affine, np.argwhere(np.asarray(picture.dataobj) == value))
+    return points[np.lexsort(points.round(2).T)]
+
+
+def test_an_image_for_every_map(model: Path, maps: Path, tmp_path: Path) -> None:
+    """Several per map; the label is the given one, at the same place in the world, whatever the orientation."""
+    manifest = draw(model, tmp_path / "out", Wish(labels=maps), count=2)
+    rows = manifest["slices"]
+    assert len(rows) == 4
+    for number, row in enumerate(rows):
+        for value in (1, 2, 3):
+            given = labelled_points(maps / f"map{number // 2}.nii.gz", value)
+            found = labelled_points(tmp_path / "out" / row["label"], value)
+            np.testing.assert_allclose(found, given, atol=1e-2)
+        assert row["trace"]["label_from"] == "file"
+    first, second = (pixels(tmp_path / "out" / rows[n]["image"]) for n in (0, 1))
+    assert np.abs(first - second).max() > 0
+    assert manifest["synthetic"] is True
+    assert manifest["derived"] is False
+
+
+def test_guidance_applies_to_the_image_alone(model: Path, maps: Path, tmp_path: Path) -> None:
+    plain = draw(model, tmp_path / "plain", Wish(labels=maps), count=1, method="ancestral")["slices"][0]
+    zero = draw(model, tmp_path / "zero", Wish(labels=maps), count=1, guidance=0.0)["slices"][0]
+    strong = draw(model, tmp_path / "strong", Wish(labels=maps), count=1, guidance=9.0)["slices"][0]
+
+    def of(name: str, row: dict[str, Any], kind: str) -> np.ndarray:
+        return pixels(tmp_path / name / row[kind])
+
+    np.testing.assert_array_equal(of("plain", plain, "image"), of("zero", zero, "image"))
+    np.testing.assert_array_equal(of("plain", plain, "label"), of("strong", strong, "label"))
+    assert np.abs(of("plain", plain, "image") - of("strong", strong, "image")).max() > 0
+
+
+def test_edited_training_maps(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """The factor is reached and recorded; replaying the recorded edit on the recorded source gives the same map."""
+    wish = Wish(edit="ventricles:grow=1.3..1.8", store=store.folder)
+    manifest = draw(model, tmp_path / "out", wish, count=4)
+    for row in manifest["slices"]:
+        trace = row["trace"]
+        assert 1.3 <= trace["factor"] <= 1.8
+        assert trace["jacobian_min"] > 0
+        (source,) = [
+            i
+            for i, r in enumerate(store.rows)
+            if r.sha256 == trace["source_series_sha256"] and r.index == trace["source_index"]
+        ]
+        assert store.rows[source].split == "train"
+        before = store.read(np.array([source]))[1][0]
+        again = Resize(trace["factor"], trace["kind"]).apply(before, 3, room_of(before), np.random.default_rng(0))
+        np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
+        assert trace["reached"] == pytest.approx(trace["factor"], abs=0.15)
+    assert manifest["given"] == {"edit": "ventricles:grow=1.3..1.8"}
+
+
+def test_beyond_the_real_percentile(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    wish = Wish(edit="ventricles:grow=1.1*p95..1.5*p95", store=store.folder)
+    manifest = draw(model, tmp_path / "out", wish, count=4)
+    real = ModelFolder(model).card()["real_attributes"]["ventricles_share"]
+    assert all(row["attributes"]["ventricles_share"] > real[row["stratum"]][1] for row in manifest["slices"])
+
+
+def test_inserting_keeps_the_persons_pixels(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Outside the new structure and its margin image, label and place are the source's exactly; the source is named."""
+    healthy = [i for i in range(len(store.rows)) if not (store.read(np.array([i]))[1] == 3).any()]
+    if not healthy:
+        pytest.skip("every phantom slice shows ventricles")
+    wish = Wish(insert="ventricles=60..200", store=store.folder, allow_derived=True)
+    manifest = draw(model, tmp_path / "out", wish, count=2)
+    check_derived(manifest, store, tmp_path / "out")
+
+
+def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> None:
+    assert manifest["derived"] is True
+    assert manifest["synthetic"] is False
+    assert "must not leave the institution" in (out / "README.md").read_text()
+    assert "None is of a person" not in (out / "README.md").read_text()
+    for row in manifest["slices"]:
+        trace = row["trace"]
+        (at,) = [
+            i
+            for i, r in enumerate(store.rows)
+            if r.sha256 == trace["source_series_sha256"] and r.index == trace["source_index"]
+        ]
+        image, label = store.read(np.array([at]))
+        white = np.float32(store.header["settings"]["ceiling"] * store.rows[at].scale)
+        source = ((image[0] + 1) / 2 * white).astype(np.float32)
+        found, mask = (pixels(out / row[kind])[:, :, 0] for kind in ("image", "label"))
+        changed = mask != label[0]
+        far = ~_grown(changed, 3)
+        np.testing.assert_array_equal(found[far], source[far])
+        assert np.abs(found - source)[changed].max() > 0
+        assert changed.any()
+        assert (mask[changed] == 3).all()
+        np.testing.assert_allclose(
+            np.array(row["affine"])[:3, [0, 1, 3]], np.array(store.rows[at].affine).reshape(4, 4)[:3, [0, 1, 3]]
+        )
+
+
+def _grown(mask: np.ndarray, width: int) -> np.ndarray:
+    """Pixels within so many steps along the axes."""
+    for _ in range(width):
+        padded = np.pad(mask, 1)
+        mask = mask | padded[2:, 1:-1] | padded[:-2, 1:-1] | padded[1:-1, 2:] | padded[1:-1, :-2]
+    return mask
+
+
+def test_starting_from_real_slices(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """The less noise, the nearer to the source; the manifest names it."""
+    far = []
+    for strength in (0.34, 1.0):
+        wish = Wish(strength=strength, store=store.folder, allow_derived=True)
+        manifest = draw(model, tmp_path / str(strength), wish, count=3, method="ancestral")
+        assert manifest["derived"] is True
+        assert {"source_series_sha256", "start_sigma"} <= set(manifest["slices"][0]["trace"])
+        white = manifest["white"]
+        far.append(
+            np.mean(
+                [
+                    np.abs(
+                        pixels(tmp_path / str(strength) / row["image"])[:, :, 0] / white
+                        - (_source(store, row["trace"])[0] + 1) / 2
+                    ).mean()
+                    for row in manifest["slices"]
+                ]
+            )
+        )
+    assert far[0] < far[1]
+    with pytest.raises(AuditError, match="derived"):
+        export.run(tmp_path / "1.0", "nnunet", tmp_path / "Dataset501_X", silent)
+
+
+def _source(store: SliceStore, trace: dict[str, Any]) -> np.ndarray:
+    at = [i for i, r in enumerate(store.rows) if r.sha256 == trace["source_series_sha256"]]
+    at = [i for i in at if store.rows[i].index == trace["source_index"]]
+    return store.read(np.array(at))[0]
+
+
+def _save(folder: Path, array: np.ndarray, spacing_mm: float = 4.0) -> None:
+    folder.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.diag([spacing_mm, spacing_mm, 4.0, 1.0])), folder / "map.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("case", "says"),
+    [
+        ("unknown", "classes"),
+        ("spacing", "resample"),
+        ("empty", "empty map"),
+        ("large", "fits 48 x 64"),
+        ("none", "found none"),
+    ],
+)
+def test_wrong_maps_are_one_line(case: str, says: str, model: Path, tmp_path: Path) -> None:
+    array = np.zeros((80, 90, 1), np.uint8)
+    array[30:50, 30:50] = 7 if case == "unknown" else 1
+    if case == "large":
+        array[2:78, 2:88] = 1
+    if case == "empty":
+        array[:] = 0
+    (tmp_path / "maps").mkdir()
+    if case != "none":
+        _save(tmp_path / "maps", array, 2.0 if case == "spacing" else 4.0)
+    check_refused(["--labels", str(tmp_path / "maps")], 3, says, model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--edit", "ventricles:grow=60", "--store", "STORE"], 3, "ask for less"),
+        (["--edit", "ventricles:grow=0.5", "--store", "STORE"], 2, "1 or more"),
+        (["--edit", "cerebellum:grow=2"], 2, "structure"),
+        (["--edit", "ventricles:melt=2"], 2, "kind"),
+        (["--edit", "ventricles:grow=2..x"], 2, "found"),
+        (["--insert", "grey_matter", "--into", "STORE", "--allow-derived"], 3, "healthy"),
+        (["--insert", "grey_matter", "--into", "STORE"], 4, "--allow-derived"),
+        (["--from", "STORE", "--strength", "0.5"], 4, "--allow-derived"),
+        (["--from", "STORE", "--strength", "1.5", "--allow-derived"], 2, "--strength"),
+        (["--from", "STORE"], 2, "belong together"),
+        (["--insert", "lesion"], 2, "belong together"),
+        (["--store", "STORE"], 2, "--edit"),
+    ],
+)
+def test_wrong_wishes_are_one_line(
+    arguments: list[str], code: int, says: str, model: Path, store: SliceStore, tmp_path: Path
+) -> None:
+    said = [str(store.folder) if word == "STORE" else word for word in arguments]
+    check_refused(said, code, says, model, tmp_path)
+
+
+def check_refused(arguments: list[str], code: int, says: str, model: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    result = run_cli(
+        app, ["synthesize", "--model", str(model), "--out", str(tmp_path / "out"), "--count", "2", *arguments]
+    )
+    assert result.exit_code == code, result.output
+    assert says in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_volume_of_maps_is_cut_as_training_was(model: Path, store: SliceStore, cohort: Path) -> None:
+    """Strata of a volume's slices follow from their height, as in the store."""
+    edit = parse_edit("ventricles:grow=1.5..3", NAMES)
+    assert (edit.low.number, edit.high.number, edit.low.quantile) == (1.5, 3.0, False)
+    edit = parse_edit("ventricles:grow=p95..2*p95", NAMES)
+    assert (edit.low.number, edit.high.number, edit.low.quantile, edit.high.quantile) == (1.0, 2.0, True, True)
+    with pytest.raises(UsageError, match="amount"):
+        parse_edit("ventricles:grow", NAMES)
+    with pytest.raises(UsageError, match="number"):
+        parse_edit("ventricles:shift=p95", NAMES)
+    with pytest.raises(DataError, match="found none"):
+        read_label_maps(cohort / "nowhere", ModelFolder(model), (0.0, 1.0))
+
+
+def test_the_same_seed_gives_the_same_bytes(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    wish = Wish(edit="ventricles:asymmetry=1.2..1.4", store=store.folder)
+    draw(model, tmp_path / "a", wish)
+    draw(model, tmp_path / "b", wish)
+    for file in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["given"]["edit"] == wish.edit
+
+
+def test_labels_for_images(model: Path, store: SliceStore, maps: Path, tmp_path: Path) -> None:
+    """A store and files alike: one map and one spread per slice, at the image's place, marked for research."""
+    config = SampleConfig(steps=3, precision="float32")
+    drawn = draw(model, tmp_path / "images", Wish(labels=maps), count=1)
+    done = label.run(tmp_path / "images", ModelFolder(model), tmp_path / "out", config, 4, 0, CPU, silent)
+    assert done["slices"] == len(drawn["slices"]) == 2
+    said = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert said["research_use_only"] is True
+    assert "Not for diagnosis" in (tmp_path / "out" / "README.md").read_text()
+    for row, image in zip(said["slices"], drawn["slices"], strict=True):
+        mask, spread = (nib.load(tmp_path / "out" / kind / f"{row['name']}.nii.gz") for kind in ("labels", "spread"))
+        there = nib.load(tmp_path / "images" / image["image"])
+        np.testing.assert_allclose(mask.affine[:3, [0, 1, 3]], there.affine[:3, [0, 1, 3]], atol=1e-3)
+        assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2, 3}
+        shares = np.unique(np.asarray(spread.dataobj))
+        assert set(shares.round(3)) <= {0.0, 0.25, 0.5, 0.75}
+
+
+def test_votes_are_what_the_draws_say(model: Path, store: SliceStore) -> None:
+    """One draw has no spread; more draws vote, and the same seed votes alike."""
+    config = SampleConfig(steps=3, precision="float32")
+    image = store.read(np.arange(2))[0]
+    net, strata = ModelFolder(model).denoiser(), np.zeros(2, np.int64)
+    _, none = label.label_images(net, image, strata, config, 1, 0, CPU)
+    assert not none.any()
+    first, some = label.label_images(net, image, strata, config, 3, 0, CPU)
+    again, alike = label.label_images(net, image, strata, config, 3, 0, CPU)
+    assert some.any()
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(some, alike)

@@ -1,0 +1,201 @@
+"""Edits of label maps: the factor is reached, nothing folds, the outline stays, pieces are kept, the rest is still."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from mri_minority.anatomy.asymmetry import Asymmetry
+from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap, pieces, room_of
+from mri_minority.anatomy.flow import MARGIN, jacobian, warped
+from mri_minority.anatomy.lesion_add import LesionAdd
+from mri_minority.anatomy.lesion_move import LesionMove
+from mri_minority.anatomy.lesion_remove import LesionRemove
+from mri_minority.anatomy.lesion_scale import LesionScale
+from mri_minority.anatomy.resize import Resize
+from mri_minority.anatomy.shift import Shift
+from mri_minority.core.errors import DataError, UsageError
+
+GREY, WHITE, VENTRICLES = 1, 2, 3
+
+
+def head(seed: int) -> LabelMap:
+    """An egg of grey matter around white matter around two ventricles that differ."""
+    rng = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(-1.1, 1.1, 96), np.linspace(-1.1, 1.1, 112), indexing="ij")
+    wide, long = rng.uniform(0.8, 0.95, 2)
+    brain = (x / wide) ** 2 + (y / long) ** 2
+    label = np.where(brain < 1, GREY, 0)
+    label[brain < 0.62] = WHITE
+    for side in (-1, 1):
+        at, size = rng.uniform(0.16, 0.22), rng.uniform(0.06, 0.1)
+        label[((x - side * at) / size) ** 2 + ((y - rng.uniform(-0.1, 0.1)) / (3 * size)) ** 2 < 1] = VENTRICLES
+    return label.astype(np.uint8)
+
+
+def check_kept(before: LabelMap, after: LabelMap) -> None:
+    """What every deformation owes: outline, margin, pieces, classes."""
+    room = room_of(before)
+    np.testing.assert_array_equal(room_of(after), room)
+    still = distance_transform_edt(room) <= MARGIN
+    np.testing.assert_array_equal(after[still], before[still])
+    for value in (GREY, WHITE, VENTRICLES):
+        assert pieces(after == value) == pieces(before == value)
+    assert pieces(after == 0) == pieces(before == 0)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(1.0, 2.5))
+def test_growing(seed: int, factor: float) -> None:
+    before = head(seed)
+    done = Resize(factor).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    area = (before == VENTRICLES).sum()
+    assert (done.label == VENTRICLES).sum() / area == pytest.approx(factor, abs=0.03 * factor + 2 / area)
+    assert done.reached == (done.label == VENTRICLES).sum() / area
+    assert 0 < done.jacobian_min <= 1
+    check_kept(before, done.label)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(0.5, 1.0))
+def test_shrinking(seed: int, factor: float) -> None:
+    before = head(seed)
+    done = Resize(factor, "shrink").apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    area = (before == VENTRICLES).sum()
+    assert (done.label == VENTRICLES).sum() / area == pytest.approx(factor, abs=0.03 + 2 / area)
+    assert done.jacobian_min > 0
+    check_kept(before, done.label)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10**6), pixels=st.floats(0.5, 4.0), angle=st.floats(0, 360))
+def test_shifting(seed: int, pixels: float, angle: float) -> None:
+    before = head(seed)
+    done = Shift(pixels, angle).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    moved = np.argwhere(done.label == VENTRICLES).mean(axis=0) - np.argwhere(before == VENTRICLES).mean(axis=0)
+    way = np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+    assert moved @ way == pytest.approx(pixels, abs=0.15)
+    assert done.jacobian_min > 0
+    check_kept(before, done.label)
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(1.1, 2.0), side=st.sampled_from(["right", "left"]))
+def test_asymmetry(seed: int, factor: float, side: str) -> None:
+    before = head(seed)
+    done = Asymmetry(factor, side).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    half = slice(48, 96) if side == "right" else slice(0, 48)
+    other = slice(0, 46) if side == "right" else slice(50, 96)
+
+    def count(label: LabelMap, rows: slice) -> int:
+        return int((label[rows] == VENTRICLES).sum())
+
+    assert count(done.label, half) / count(before, half) == pytest.approx(factor, abs=0.05)
+    assert count(done.label, other) / count(before, other) == pytest.approx(1, abs=0.1)
+    assert done.jacobian_min > 0
+    check_kept(before, done.label)
+
+
+def test_neighbours_are_carried_along() -> None:
+    """Grown ventricles press the white matter outwards instead of eating it: its outer edge moves too."""
+    before = head(1)
+    done = Resize(2.5).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    grown = int((done.label == VENTRICLES).sum() - (before == VENTRICLES).sum())
+    lost = int((before == WHITE).sum() - (done.label == WHITE).sum())
+    assert 0 < lost < 0.8 * grown
+
+
+def test_too_much_is_refused() -> None:
+    before = head(2)
+    with pytest.raises(CannotReach, match="ask for less"):
+        Resize(30.0).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    with pytest.raises(CannotReach, match="ask for less"):
+        Shift(90.0, 90.0).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    with pytest.raises(UsageError, match="1 or more"):
+        Resize(0.5)
+    with pytest.raises(DataError, match="class 9"):
+        Resize(2.0).apply(before, 9, room_of(before), np.random.default_rng(0))
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    before = head(3)
+    for edit in (Resize(1.0), Resize(1.0, "shrink"), Shift(0.0, 0.0)):
+        np.testing.assert_array_equal(
+            edit.apply(before, VENTRICLES, room_of(before), np.random.default_rng(0)).label, before
+        )
+
+
+def test_a_fold_has_a_negative_jacobian() -> None:
+    """The measure itself: 1 for no movement, a c for a stretch by a and c, below 0 where neighbours change places."""
+    psi = np.stack(np.meshgrid(np.arange(6.0), np.arange(7.0), indexing="ij"))
+    np.testing.assert_allclose(jacobian(psi), 1)
+    np.testing.assert_allclose(jacobian(psi * np.array([0.5, 3.0])[:, None, None]), 1.5)
+    folded = psi.copy()
+    folded[0, [2, 3]] = folded[0, [3, 2]]
+    assert jacobian(folded).min() < 0
+    label = head(4)
+    grid = np.stack(np.meshgrid(np.arange(96.0), np.arange(112.0), indexing="ij"))
+    np.testing.assert_array_equal(warped(label, grid, room_of(label)), label)
+
+
+def lesions(seed: int) -> tuple[LabelMap, np.ndarray]:
+    """A map of lesions alone, and the head they are in."""
+    room = room_of(head(seed))
+    rng, label = np.random.default_rng(seed), np.zeros((96, 112), np.uint8)
+    for _ in range(2):
+        label = LesionAdd(40).apply(label, 1, room, rng).label
+    return label, room
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), pixels=st.integers(5, 120))
+def test_adding_and_removing(seed: int, pixels: int) -> None:
+    """One more piece of just that area, inside the head and apart from the others; removing leaves nothing."""
+    before, room = lesions(seed)
+    done = LesionAdd(pixels).apply(before, 1, room, np.random.default_rng(seed))
+    new = (done.label == 1) & (before != 1)
+    assert new.sum() == done.reached == pixels
+    assert pieces(new) == 1
+    assert pieces(done.label == 1) == pieces(before == 1) + 1
+    assert not (new & ~room).any()
+    assert not LesionRemove().apply(done.label, 1, room, np.random.default_rng(0)).label.any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(0.4, 1.6))
+def test_scaling_lesions(seed: int, factor: float) -> None:
+    before, room = lesions(seed)
+    try:
+        done = LesionScale(factor).apply(before, 1, room, np.random.default_rng(0))
+    except CannotReach:  # two lesions that lie close, or a tiny one
+        return
+    assert done.label.sum() == round(factor * before.sum())
+    assert pieces(done.label == 1) == pieces(before == 1)
+    smaller, larger = sorted([before, done.label], key=lambda m: int(m.sum()))
+    assert not ((smaller == 1) & (larger != 1)).any()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_moving_lesions(seed: int) -> None:
+    before, room = lesions(seed)
+    done = LesionMove(5.0).apply(before, 1, room, np.random.default_rng(seed))
+    assert done.label.sum() == before.sum()
+    assert done.reached == pytest.approx(5.0, abs=0.8)
+    moved = np.argwhere(done.label).mean(axis=0) - np.argwhere(before).mean(axis=0)
+    assert np.linalg.norm(moved) == pytest.approx(done.reached)
+
+
+def test_all_edits_keep_the_protocol() -> None:
+    every = (
+        Resize(2.0),
+        Shift(1.0),
+        Asymmetry(2.0),
+        LesionAdd(9),
+        LesionRemove(),
+        LesionMove(3.0),
+        LesionScale(2.0),
+    )
+    assert all(isinstance(edit, Edit) for edit in every)
+    assert len({edit.kind for edit in every}) == len(every)
