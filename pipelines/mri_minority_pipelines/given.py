@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mri_minority.backbones.monai_unet import UNetDenoiser
+from mri_minority.backbones.experts import Network
 from mri_minority.core.types import Batch, Strata
 from mri_minority.diffusion.given import LABEL, OutsideKnown, draw_given, from_level, held
 from mri_minority.diffusion.kernel import sigma_path
@@ -45,7 +45,7 @@ class Given:
 
 def draw(
     sampler: Sampler,
-    net: UNetDenoiser,
+    net: Network,
     given: Sequence[Given],
     items: list[int],
     seed: int,
