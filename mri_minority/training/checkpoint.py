@@ -6,18 +6,19 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mri_minority.core.errors import DataError
 from mri_minority.training.ema import Ema
-from mri_minority.volumes.atomic import write_atomic
+from mri_minority.volumes.atomic import write_bytes_atomic
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write tensors and JSON-able notes to one safetensors file."""
     packed = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    write_atomic(path, lambda temporary: save_file(packed, temporary, metadata={"notes": json.dumps(notes)}))
+    # Not save_file: it takes the file's permissions away from everybody but its owner.
+    write_bytes_atomic(path, save(packed, metadata={"notes": json.dumps(notes)}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -116,13 +116,14 @@ def run(
 def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[str, float]:
     """Per attribute, the share of slices over the 95th percentile of the model's training slices in their stratum.
 
-    About 0.05 for slices like the real ones. Attributes that are 0 at that percentile in some stratum are left out.
+    About 0.05 for slices like the real ones. Strata where the percentile is 0, because a structure is hardly ever there,
+    do not count.
     """
     shares = {}
     for name, real in card["real_attributes"].items():
         limits = [real[row["stratum"]][1] for row in rows]
-        if min(limits) > 0:
-            over = [row["attributes"][name] > limit for row, limit in zip(rows, limits, strict=True)]
+        over = [row["attributes"][name] > limit for row, limit in zip(rows, limits, strict=True) if limit > 0]
+        if over:
             shares[name] = round(float(np.mean(over)), 4)
     return shares
 
