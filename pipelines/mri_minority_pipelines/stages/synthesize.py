@@ -116,8 +116,8 @@ def run(
 def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[str, float]:
     """Per attribute, the share of slices over the 95th percentile of the model's training slices in their stratum.
 
-    About 0.05 for slices like the real ones. Strata where the percentile is 0, because a structure is hardly ever there,
-    do not count.
+    About 0.05 for slices like the real ones. Strata where the percentile is 0, since a structure is hardly ever there, do
+    not count.
     """
     shares = {}
     for name, real in card["real_attributes"].items():
