@@ -26,7 +26,7 @@ class Gallery:
         net: The embedding.
         embedding: Unit rows (M, F).
         mean: Mean of the coarse pictures, each of zero mean and unit norm (P,).
-        basis: Orthonormal principal directions (K, P).
+        basis: Principal directions, whitened (K, P).
         code: Pictures less the mean, in the basis (M, K).
         subject: Number of the subject of every slice (M,).
         rarity: Any number that grows with rarity, for example the level (M,).
@@ -92,11 +92,15 @@ def pictures(image: Float[Tensor, "N H W"]) -> Float[Tensor, "N P"]:
 
 
 def principal(picture: Float[Tensor, "N P"], most: int) -> tuple[Float[Tensor, " P"], Float[Tensor, "K P"]]:
-    """Mean picture and at most `most` principal directions."""
+    """Mean picture and at most `most` principal directions, each divided by its spread.
+
+    Divided so, fine anatomy, which tells people apart, counts as much as the coarse outline that all share.
+    """
     mean = picture.mean(dim=0)
-    rank = min(most, len(picture) - 1, picture.shape[1])
-    directions = torch.linalg.svd(picture - mean, full_matrices=False).Vh[:rank]
-    return mean, directions.contiguous()
+    rank = max(1, min(most, len(picture) - 1, picture.shape[1]))
+    _, spread, directions = torch.linalg.svd(picture - mean, full_matrices=False)
+    spread = spread[:rank].clamp(min=float(spread[0]) * 1e-3) / math.sqrt(len(picture))
+    return mean, (directions[:rank] / spread[:, None]).contiguous()
 
 
 class Search:

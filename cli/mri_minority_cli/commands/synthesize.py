@@ -41,6 +41,9 @@ def command(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes that share the work; the slices stay the same.")
     ] = 1,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="Replace slices that are too close to a training slice.")
+    ] = True,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -60,10 +63,15 @@ def command(
         if dry:
             dry_run({**request.__dict__, **config.model_dump(mode="json")})
             return
-        result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell, workers)
+        result = synthesize.run(request, config, folder, out, choose_device(device), speech.tell, workers, audit)
         share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}
         rare = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
         sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {out / 'contact_sheet.png'}"]
+        if "audit" in result:
+            words = {k: result["audit"][k] for k in ("rejected_and_replaced", "review")}
+            sentences.append(
+                "copy audit: {rejected_and_replaced} rejected and replaced, {review} to review".format(**words)
+            )
         if rare:
             sentences.insert(1, f"beyond the real 95th percentile (5 % of real slices are): {rare}")
         speech.result(result, sentences)
