@@ -58,7 +58,8 @@ class CopyNet(nn.Module):
 
     def forward(self, seen: Float[Tensor, "B h w"]) -> Float[Tensor, "B F"]:
         """Embed."""
-        return functional.normalize(self.body(seen[:, None] * 2 - 1), dim=1)
+        embedded: Tensor = functional.normalize(self.body(seen[:, None] * 2 - 1), dim=1)
+        return embedded
 
 
 def contrast(first: Float[Tensor, "B F"], second: Float[Tensor, "B F"]) -> Float[Tensor, ""]:

@@ -114,6 +114,7 @@ class AuditConfig(_Settings):
     batch: int = Field(64, ge=4)
     max_steps: int = Field(1500, ge=1)
     calibration: int = Field(600, ge=8)
+    segmenter_steps: int = Field(400, ge=1)
     seed: int = 0
 
 

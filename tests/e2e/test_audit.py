@@ -85,7 +85,7 @@ def test_twins_in_a_set_are_found(auditor: audit.Auditor, crowd: SliceStore) -> 
 
 
 def test_rejected_slices_are_replaced_and_counted(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge that dislikes items 1 and 5 of the stream: five others come out, the first drawn replacements fail too."""
+    """A judge that dislikes items 1 and 5 of the stream: five others come out, a replacement fails too."""
     seen = 0
 
     def judge(self: audit.Auditor, image: np.ndarray) -> list[dict[str, object]]:

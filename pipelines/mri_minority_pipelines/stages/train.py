@@ -21,7 +21,7 @@ from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 from mri_minority_pipelines.stages import audit as audit_stage
 from mri_minority_pipelines.stages import score as score_stage
-from mri_minority_pipelines.stages import train_classifier, train_denoiser
+from mri_minority_pipelines.stages import segmenter, train_classifier, train_denoiser
 
 Part = Literal["all", "denoiser", "score", "classifier", "audit"]
 
@@ -93,6 +93,7 @@ def _audit(
     """The copy audit, by the first process; without held-out subjects there is nothing to calibrate it on."""
     if fabric.is_global_zero:
         rarity = audit_stage.rarity_of_table(folder.path, len(store.rows))
+        segmenter.run(recipe.audit, store, folder.path / segmenter.FILE, fabric.device, tell)
         net = folder.denoiser().to(fabric.device)
         if not audit_stage.run(recipe.audit, store, folder.path / audit_stage.FILE, rarity, net, tell):
             tell(Event("note", 0, 0, {"text": "no copy audit: it needs held-out subjects (--holdout)"}))
