@@ -34,7 +34,7 @@ def looked_at(image: Float[Tensor, "B H W"]) -> Float[Tensor, "B h w"]:
     outside = (~inside).sum(dim=1, keepdim=True)
     rank = flat.argsort(dim=1).argsort(dim=1)
     share = (rank - outside).clamp(min=0) / inside.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.where(inside, 0.25 + 0.75 * share, 0.0).unflatten(1, unit.shape[1:])
+    return torch.where(inside, 0.25 + 0.75 * share, 0.0).reshape(unit.shape)
 
 
 class CopyNet(nn.Module):

@@ -69,8 +69,8 @@ def write_page(path: Path, page: Page) -> None:
         '<link rel="icon" href="data:,"><title>Report on synthetic brain MRI slices</title>'
         f"<style>{style}</style></head><body>"
         '<a class="skip" href="#made">To the report</a><header><h1>Report on synthetic brain MRI slices</h1>'
-        "<p>Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the most "
-        "suspicious ones <strong>are of people</strong>: treat this page like your volumes.</p>"
+        "<p>Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the "
+        "most suspicious ones <strong>are of people</strong>: treat this page like your volumes.</p>"
         f'</header><nav aria-label="Contents"><ol>{links}</ol></nav><main>{body}</main></body></html>\n',
     )
 
@@ -144,7 +144,8 @@ def _copies(page: Page) -> str:
         text += (
             f"<figure class='{verdict['verdict']}'>{_picture(page.image[n], None, name)}"
             f"{_picture(page.matches[place], None, f'real slice nearest to {name}')}<figcaption>{html.escape(name)}: "
-            f"<strong>{verdict['verdict']}</strong>, suspicion {verdict['suspicion']:.2f}; right: real</figcaption></figure>"
+            f"<strong>{verdict['verdict']}</strong>, suspicion {verdict['suspicion']:.2f}; right: real"
+            "</figcaption></figure>"
         )
     return text + "</div>"
 

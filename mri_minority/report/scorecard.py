@@ -45,8 +45,8 @@ def _constraint(metrics: dict[str, Any]) -> str:
     if not agreement:
         return "Not measured: no independent segmenter, or no label maps."
     return (
-        f"{len(agreement['below_gate'])} of {metrics['slices']} slices have a label map that an independent segmenter does "
-        f"not confirm (Dice below {agreement['gate']})."
+        f"{len(agreement['below_gate'])} of {metrics['slices']} slices have a label map that an independent segmenter "
+        f"does not confirm (Dice below {agreement['gate']})."
     )
 
 
@@ -78,6 +78,6 @@ def _consistency(metrics: dict[str, Any]) -> str:
     pairs = len(metrics["audit"]["duplicates"])
     both = metrics["diversity_ms_ssim"]
     return (
-        f"Every file has the hash that the manifest says; {pairs} pairs of slices are duplicates; random pairs are alike "
-        f"by {both['synthetic']:.2f} (real {both['real']:.2f})."
+        f"Every file has the hash that the manifest says; {pairs} pairs of slices are duplicates; random pairs are "
+        f"alike by {both['synthetic']:.2f} (real {both['real']:.2f})."
     )

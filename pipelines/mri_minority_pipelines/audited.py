@@ -52,7 +52,7 @@ def until_enough(
         if len(rejected) >= _PATIENCE * wanted:
             raise AuditError(
                 f"expected slices that are no copies, {len(rejected)} of {len(kept) + len(rejected)} drawn ones are "
-                "too close to a training slice; train on more subjects or for a shorter time (--no-audit draws regardless)"
+                "too close to a training slice; train on more subjects or more briefly (--no-audit draws regardless)"
             )
         request = rounds[-1].request
         rounds.append(replace(draw, request=replace(request, count=request.count + missing), first=request.count))
