@@ -87,8 +87,7 @@ def embed(net: CopyNet, image: Float[Tensor, "N H W"], flips: bool) -> Float[Ten
 
 def pictures(image: Float[Tensor, "N H W"]) -> Float[Tensor, "N P"]:
     """Coarse pictures by rank, each of zero mean and unit norm."""
-    flat = looked_at(image).flatten(1)
-    return functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+    return _unit(looked_at(image))
 
 
 def principal(picture: Float[Tensor, "N P"], most: int) -> tuple[Float[Tensor, " P"], Float[Tensor, "K P"]]:
@@ -118,7 +117,7 @@ class Search:
         planes = functional.pad(gallery.basis.unflatten(1, (height, width)), [reach] * 4)
         offsets = [(i, j) for i in range(2 * reach + 1) for j in range(2 * reach + 1)]
         self._shifted = torch.cat([planes[:, i : i + height, j : j + width].flatten(1) for i, j in offsets])
-        self._offsets = len(offsets)
+        self._offsets = [(i - reach, j - reach) for i, j in offsets]
         self._mean = gallery.basis @ gallery.mean
         self._code = functional.normalize(gallery.code, dim=1)
         self._pixel_home = neighbourhood(self._code, gallery.subject)
@@ -127,11 +126,13 @@ class Search:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "N H W"]) -> Nearest:
         """Search for slices in [-1, 1]."""
-        picture = looked_at(image)
-        found = [self._pixels(one) for one in picture]
-        pixel = torch.tensor([distance for distance, _ in found])
-        match = torch.tensor([position for _, position in found])
-        cosine = (embed(self.gallery.net, image, flips=True) @ self.gallery.embedding.T).amax(dim=1)
+        found = [self._pixels(one) for one in looked_at(image)]
+        pixel = torch.tensor([distance for distance, _, _ in found])
+        match = torch.tensor([position for _, position, _ in found])
+        # The embedding of the aligned slice too: a copy then has nothing left to hide but intensities.
+        aligned = self.gallery.net(torch.stack([picture for _, _, picture in found]))
+        versions = torch.cat([embed(self.gallery.net, image, flips=True), aligned[:, None]], dim=1)
+        cosine = (versions @ self.gallery.embedding.T).amax(dim=1)
         best = cosine.max(dim=1)
         distance, embedded = 1 - best.values, best.indices
         return Nearest(
@@ -144,18 +145,35 @@ class Search:
             pixel > self._pixel_home[match],
         )
 
-    def _pixels(self, picture: Float[Tensor, "h w"]) -> tuple[float, int]:
-        """Smallest distance over all alignments and all training slices, and whose it is."""
+    def _pixels(self, picture: Float[Tensor, "h w"]) -> tuple[float, int, Float[Tensor, "h w"]]:
+        """Smallest distance over all alignments and training slices, whose it is, and the picture so aligned."""
         versions = torch.stack([picture.flip([a - 1 for a in axes]) if axes else picture for axes in _FLIPS])
         versions = versions.repeat_interleave(len(_DEGREES), dim=0)
-        angle = torch.deg2rad(torch.tensor(_DEGREES)).repeat(len(_FLIPS))
-        turned = (moved(versions * 2 - 1, angle, torch.zeros(len(versions), 2)) + 1) / 2
-        flat = turned.flatten(1)
-        flat = functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
-        code = (flat @ self._shifted.T).unflatten(1, (self._offsets, -1)).flatten(0, 1) - self._mean
+        degrees = torch.tensor(_DEGREES).repeat(len(_FLIPS))
+        turned = _placed(versions, degrees, torch.zeros(len(versions), 2))
+        code = (_unit(turned) @ self._shifted.T).unflatten(1, (len(self._offsets), -1)).flatten(0, 1) - self._mean
         cosine = functional.normalize(code, dim=1) @ self._code.T
-        best = int(cosine.argmax())
-        return 1 - float(cosine.view(-1)[best]), best % cosine.shape[1]
+        place, match = divmod(int(cosine.argmax()), cosine.shape[1])
+        version, offset = divmod(place, len(self._offsets))
+        # Once more about the best place, in half steps.
+        fine = torch.tensor([(d, i, j) for d in (-1.0, 0.0, 1.0) for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)])
+        shift = torch.tensor(self._offsets[offset], dtype=torch.float32) + fine[:, 1:]
+        near = _placed(versions[version].expand(len(fine), -1, -1), degrees[version] + fine[:, 0], shift)
+        code = functional.normalize(_unit(near) @ self.gallery.basis.T - self._mean, dim=1)
+        best = (code @ self._code[match]).max(dim=0)
+        return 1 - float(best.values), match, near[int(best.indices)]
+
+
+def _placed(
+    picture: Float[Tensor, "B h w"], degrees: Float[Tensor, " B"], shift: Float[Tensor, "B 2"]
+) -> Float[Tensor, "B h w"]:
+    """Coarse pictures (0 is background), turned and then shifted by coarse pixels."""
+    return (moved(picture * 2 - 1, torch.deg2rad(degrees), shift) + 1) / 2
+
+
+def _unit(picture: Float[Tensor, "B h w"]) -> Float[Tensor, "B P"]:
+    flat = picture.flatten(1)
+    return functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
 
 
 def neighbourhood(rows: Float[Tensor, "M F"], subject: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
