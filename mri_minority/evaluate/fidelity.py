@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
 Features = npt.NDArray[np.float64]
@@ -72,8 +71,11 @@ def fid(real: Features, fake: Features) -> float:
         raise ValueError(f"expected two or more slices in each set, got {len(real)} and {len(fake)}")
     first, second = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (real, fake))
     gap = real.mean(axis=0) - fake.mean(axis=0)
-    root = np.real(sqrtm(first @ second))
-    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * np.trace(root))
+    # tr (S1 S2)^(1/2) = tr (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric: singular covariances do no harm.
+    values, vectors = np.linalg.eigh(first)
+    half = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root = np.sqrt(np.linalg.eigvalsh(half @ second @ half).clip(min=0)).sum()
+    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * root)
 
 
 def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float, float]:
