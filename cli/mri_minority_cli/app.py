@@ -3,10 +3,12 @@
 import typer
 
 from mri_minority_cli.commands import (
+    audit,
     compare,
     demo,
     discriminator,
     doctor,
+    evaluate,
     export,
     info,
     label,
@@ -27,21 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (
-    prepare,
-    train,
-    score,
-    discriminator,
-    synthesize,
-    compare,
-    label,
-    export,
-    verify,
-    info,
-    recipes,
-    doctor,
-    demo,
-):
+_VERBS = (prepare, train, score, discriminator, synthesize, audit, evaluate, compare, label, export, verify)
+for verb in (*_VERBS, info, recipes, doctor, demo):
     app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
 
 

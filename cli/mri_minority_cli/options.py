@@ -34,3 +34,8 @@ Distance = Annotated[
         show_default=False,
     ),
 ]
+Against = Annotated[Path, typer.Option("--against", help="The slice store that the model learnt from.")]
+JudgeModel = Annotated[
+    Path | None,
+    typer.Option("--model", help="The model that drew the set, or `embedded`.", show_default=False),
+]

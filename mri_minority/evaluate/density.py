@@ -3,9 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
-from sklearn.neighbors import LocalOutlierFactor
 
-from mri_minority.evaluate.fidelity import Features
+from mri_minority.evaluate.fidelity import Features, blocks, nearest_distances
 
 
 def average_knn(real: Features, rows: Features, k: int = 5, same: bool = False) -> npt.NDArray[np.float64]:
@@ -26,8 +25,7 @@ def average_knn(real: Features, rows: Features, k: int = 5, same: bool = False) 
     """
     if len(real) < k + same:
         raise ValueError(f"expected {k + same} or more real slices for {k} neighbours, got {len(real)}")
-    distance = np.sort(cdist(rows, real), axis=1)
-    nearest: npt.NDArray[np.float64] = distance[:, int(same) : k + int(same)].mean(axis=1)
+    nearest: npt.NDArray[np.float64] = nearest_distances(rows, real, k, same).mean(axis=1)
     return nearest
 
 
@@ -42,10 +40,52 @@ def local_outlier_factor(real: Features, rows: Features, k: int = 20) -> npt.NDA
     Raises:
         ValueError: Fewer than three real rows.
 
-    Reference: Breunig et al. 2000, in the novelty mode of scikit-learn.
+    Reference: Breunig et al. 2000; as scikit-learn's novelty mode, block by block.
     """
     if len(real) < 3:
         raise ValueError(f"expected three or more real slices, got {len(real)}")
-    model = LocalOutlierFactor(n_neighbors=min(k, len(real) - 1), novelty=True).fit(real)
-    factor: npt.NDArray[np.float64] = -model.score_samples(rows)
+    k = min(k, len(real) - 1)
+    home_distance, home = _nearest(real, real, k, same=True)
+    reach = home_distance[:, -1]
+    density = 1 / (np.maximum(home_distance, reach[home]).mean(axis=1) + 1e-10)
+    distance, near = _nearest(rows, real, k, same=False)
+    own = 1 / (np.maximum(distance, reach[near]).mean(axis=1) + 1e-10)
+    factor: npt.NDArray[np.float64] = density[near].mean(axis=1) / own
     return factor
+
+
+def rarity_score(real: Features, rows: Features, k: int = 3) -> npt.NDArray[np.float64]:
+    """Radius of the smallest real ball that holds each row (N,); NaN (undefined) where none does.
+
+    A ball reaches to its centre's k-th nearest real neighbour.
+
+    Raises:
+        ValueError: Not more than k real rows.
+
+    Reference: Han et al. 2023, equation 2.
+    """
+    if len(real) <= k:
+        raise ValueError(f"expected more than {k} real slices, got {len(real)}")
+    radius = nearest_distances(real, real, k, same=True)[:, -1]
+    parts = []
+    for part in blocks(len(rows)):
+        inside = np.where(cdist(rows[part], real) <= radius[None], radius[None], np.inf).min(axis=1)
+        parts.append(np.where(np.isfinite(inside), inside, np.nan))
+    return np.concatenate(parts)
+
+
+def _nearest(
+    rows: Features, others: Features, k: int, same: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Distances and positions of the k nearest others, nearest first, (N, k) each."""
+    distances, positions = [], []
+    for part in blocks(len(rows)):
+        distance = cdist(rows[part], others)
+        if same:
+            distance[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = np.inf
+        near = np.argpartition(distance, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(distance, near, axis=1)
+        order = values.argsort(axis=1)
+        distances.append(np.take_along_axis(values, order, axis=1))
+        positions.append(np.take_along_axis(near, order, axis=1))
+    return np.concatenate(distances), np.concatenate(positions)

@@ -1,5 +1,7 @@
 """How close a set of slices is to the real ones, in a feature space the generator never saw."""
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
@@ -7,37 +9,129 @@ from scipy.spatial.distance import cdist
 Features = npt.NDArray[np.float64]
 """(N, F), one row per slice."""
 
+BLOCK = 512
+"""Rows of a distance matrix that are in memory at once."""
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most 512 that cover 0 to count."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
+
+
+def nearest_distances(rows: Features, others: Features, k: int, same: bool = False) -> Features:
+    """Distances of every row to its k nearest others, in order (N, k); memory does not grow with N x M.
+
+    Args:
+        rows: (N, F).
+        others: (M, F).
+        k: Neighbours.
+        same: The rows are the others, each of which is not its own neighbour.
+    """
+    parts = []
+    for part in blocks(len(rows)):
+        distance = cdist(rows[part], others)
+        if same:
+            distance[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = np.inf
+        parts.append(np.sort(np.partition(distance, k - 1, axis=1)[:, :k], axis=1))
+    return np.concatenate(parts)
+
 
 def kid(real: Features, fake: Features) -> float:
     """Kernel inception distance: unbiased squared MMD with the kernel (x.y / F + 1)^3 (Binkowski et al. 2018).
 
     Small sets give an unbiased value, which may be below zero when the sets are alike.
     """
-
-    def kernel(a: Features, b: Features) -> Features:
-        similarity: Features = (a @ b.T / a.shape[1] + 1) ** 3
-        return similarity
-
     m, n = len(real), len(fake)
     if m < 2 or n < 2:
         raise ValueError(f"expected two or more slices in each set, got {m} and {n}")
-    within_real, within_fake = kernel(real, real), kernel(fake, fake)
-    real_part = (within_real.sum() - np.trace(within_real)) / (m * (m - 1))
-    fake_part = (within_fake.sum() - np.trace(within_fake)) / (n * (n - 1))
-    return float(real_part + fake_part - 2 * kernel(real, fake).mean())
+
+    def total(a: Features, b: Features) -> float:
+        return float(sum(((a[part] @ b.T / a.shape[1] + 1) ** 3).sum() for part in blocks(len(a))))
+
+    def diagonal(a: Features) -> float:
+        return float((((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum())
+
+    real_part = (total(real, real) - diagonal(real)) / (m * (m - 1))
+    fake_part = (total(fake, fake) - diagonal(fake)) / (n * (n - 1))
+    return real_part + fake_part - 2 * total(real, fake) / (m * n)
+
+
+def fid(real: Features, fake: Features) -> float:
+    """Frechet distance of two Gaussians fitted to the sets; biased upwards for small sets, so state N with it.
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)).
+
+    Raises:
+        ValueError: Fewer than two rows in a set.
+
+    Reference: Heusel et al. 2017, equation 6.
+    """
+    if min(len(real), len(fake)) < 2:
+        raise ValueError(f"expected two or more slices in each set, got {len(real)} and {len(fake)}")
+    first, second = (np.atleast_2d(np.cov(rows, rowvar=False)) for rows in (real, fake))
+    gap = real.mean(axis=0) - fake.mean(axis=0)
+    # tr (S1 S2)^(1/2) = tr (S1^(1/2) S2 S1^(1/2))^(1/2), which is symmetric: singular covariances do no harm.
+    values, vectors = np.linalg.eigh(first)
+    half = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root = np.sqrt(np.linalg.eigvalsh(half @ second @ half).clip(min=0)).sum()
+    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * root)
 
 
 def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall (Kynkaanniemi et al. 2019).
+    """Improved precision and recall (Kynkaanniemi et al. 2019), block by block.
 
     Precision: share of fake rows inside a ball of some real row, whose radius is its k-th nearest real neighbour.
     Recall: the same with the sets exchanged.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"expected more than {k} slices in each set, got {len(real)} and {len(fake)}")
-    across = cdist(real, fake)
-    real_radius = np.sort(cdist(real, real), axis=1)[:, k]
-    fake_radius = np.sort(cdist(fake, fake), axis=1)[:, k]
-    precision = (across <= real_radius[:, None]).any(axis=0).mean()
-    recall = (across <= fake_radius[None, :]).any(axis=1).mean()
-    return float(precision), float(recall)
+    return _inside(real, fake, k), _inside(fake, real, k)
+
+
+def density_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al. 2020, equations 4 and 5), block by block.
+
+    Density: mean number of real balls that a fake row lies in, divided by k. Coverage: share of real balls that hold a
+    fake row.
+
+    Raises:
+        ValueError: Not more than k rows in a set.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"expected more than {k} slices in each set, got {len(real)} and {len(fake)}")
+    radius = nearest_distances(real, real, k, same=True)[:, -1]
+    covered, count = 0, 0
+    for part in blocks(len(real)):
+        distance = cdist(real[part], fake)
+        count += int((distance < radius[part, None]).sum())
+        covered += int((distance.min(axis=1) < radius[part]).sum())
+    return count / (k * len(fake)), covered / len(real)
+
+
+def _inside(centres: Features, rows: Features, k: int) -> float:
+    radius = nearest_distances(centres, centres, k, same=True)[:, -1]
+    hits = sum(int((cdist(rows[part], centres) <= radius[None]).any(axis=1).sum()) for part in blocks(len(rows)))
+    return hits / len(rows)
+
+
+def interval_over(
+    groups: list[str], rows: Features, of: Callable[[Features], float], seed: int, draws: int = 50
+) -> tuple[float, float]:
+    """95 % interval of a measure of the real rows: a bootstrap over subjects, whose slices belong together.
+
+    Args:
+        groups: Subject of every row.
+        rows: (N, F).
+        of: The measure.
+        seed: Of the bootstrap.
+        draws: How many.
+    """
+    rng, keys = np.random.default_rng(seed), np.array(groups)
+    members = [np.flatnonzero(keys == key) for key in np.unique(keys)]
+    values = []
+    for _ in range(draws):
+        index = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        values.append(of(rows[index]))
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

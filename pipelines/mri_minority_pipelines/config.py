@@ -127,6 +127,18 @@ class DiscriminatorConfig(_Settings):
     seed: int = 0
 
 
+class AuditConfig(_Settings):
+    """The copy audit: how training slices are found again."""
+
+    features: int = Field(64, ge=4)
+    codes: int = Field(96, ge=4)
+    batch: int = Field(64, ge=4)
+    max_steps: int = Field(1500, ge=1)
+    calibration: int = Field(600, ge=8)
+    segmenter_steps: int = Field(400, ge=1)
+    seed: int = 0
+
+
 LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "micro_batch", "fine"})
 """Settings that a training run in progress may change; every other one belongs to its checkpoint."""
 
@@ -165,6 +177,7 @@ class Recipe(_Settings):
     score: ScoreConfig = ScoreConfig()
     classifier: ClassifierConfig = ClassifierConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    audit: AuditConfig = AuditConfig()
     sample: SampleConfig = SampleConfig()
 
 

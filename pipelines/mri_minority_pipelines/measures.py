@@ -105,7 +105,7 @@ def build_judge(store: SliceStore, attribute: str, strata: npt.NDArray[np.int64]
         _, label = store.read(train[all_strata[train] == t])
         p95[int(t)] = float(np.quantile(measure(attribute, label, store.label_names, pixel_mm2), 0.95))
     chosen = np.sort(np.random.default_rng(seed).permutation(train)[:_MOST_REAL])
-    raw, space = (_perceptual(), "st-lpips") if is_installed() else (_blocks, "blocks of 8 x 8 pixels")
+    raw, space = (perceptual(), "st-lpips") if is_installed() else (_blocks, "blocks of 8 x 8 pixels")
     real = raw(store.read(chosen)[0])
     # One scale for all: dividing each feature by its own spread would blow up those that hardly vary.
     centre, spread = real.mean(axis=0), max(float(real.std()), 1e-12)
@@ -125,7 +125,8 @@ def _blocks(image: npt.NDArray[np.float32]) -> Features:
     return pooled.flatten(1).numpy()
 
 
-def _perceptual() -> Callable[[npt.NDArray[np.float32]], Features]:
+def perceptual() -> Callable[[npt.NDArray[np.float32]], Features]:
+    """Pooled activations of ST-LPIPS: images (N, H, W) -> (N, F)."""
     lpips = shift_tolerant_lpips()
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ def resolve(
         ("prepare", "holdout", holdout),
         ("denoiser", "minutes", minutes),
         ("classifier", "minutes", classifier_minutes),
-        *((stage, "seed", seed) for stage in ("prepare", "denoiser", "score", "classifier", "discriminator")),
+        *((stage, "seed", seed) for stage in ("prepare", "denoiser", "score", "classifier", "discriminator", "audit")),
     ]
     if labels is not None:
         if not labels.is_file():

@@ -23,7 +23,7 @@ from mri_minority_pipelines.config import Recipe
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *(p for p in [ROOT / "README.md"] if p.is_file())]
 VERBS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009, the base class has none
-STAGES = ("prepare", "denoiser", "score", "classifier", "discriminator", "sample")
+STAGES = ("prepare", "denoiser", "score", "classifier", "discriminator", "audit", "sample")
 
 
 def page_name(page: Path) -> str:

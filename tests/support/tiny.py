@@ -42,6 +42,7 @@ TINY: dict[str, Any] = {
         "fakes": 6,
         "minutes": 60,
     },
+    "audit": {"batch": 16, "max_steps": 30, "calibration": 40, "segmenter_steps": 4},
     "sample": {"steps": 3, "precision": "float32"},
 }
 

@@ -53,6 +53,9 @@ def command(
     start: From = None,
     strength: Strength = None,
     allow_derived: AllowDerived = False,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="Replace slices that are too close to a training slice.")
+    ] = True,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -79,13 +82,18 @@ def command(
         def draw(out: Path) -> dict[str, Any]:
             if wish is not None:
                 return synthesize_given.run(wish, request, config, folder, out, where, speech.tell)
-            return synthesize.run(request, config, folder, out, where, speech.tell, workers)
+            return synthesize.run(request, config, folder, out, where, speech.tell, workers, audit)
 
         result = export.drawn_as(data_format, out, draw, speech.tell)
         share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}
         rare = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
         look = out / ("contact_sheet.png" if data_format == "nifti" else "README.md")
         sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {look}"]
+        if "audit" in result:
+            words = {k: result["audit"][k] for k in ("rejected_and_replaced", "review")}
+            sentences.append(
+                "copy audit: {rejected_and_replaced} rejected and replaced, {review} to review".format(**words)
+            )
         if rare:
             sentences.insert(1, f"beyond the real 95th percentile (5 % of real slices are): {rare}")
         speech.result(result, sentences)

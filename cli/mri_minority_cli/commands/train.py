@@ -23,7 +23,7 @@ def command(
         float | None,
         typer.Option("--classifier-minutes", min=0.01, help="Time for the classifier.", show_default=False),
     ] = None,
-    stage: Annotated[str, typer.Option("--stage", help="all, denoiser, score or classifier.")] = "all",
+    stage: Annotated[str, typer.Option("--stage", help="all, denoiser, score, classifier or audit.")] = "all",
     rarity: Rarity = "minority",
     distance: Distance = None,
     labels: LabelMap = None,

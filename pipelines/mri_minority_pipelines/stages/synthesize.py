@@ -27,16 +27,20 @@ from mri_minority.report.figures import contact_sheet
 from mri_minority.training.memory import free_bytes, saved_bytes
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
+from mri_minority_pipelines import audited
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 from mri_minority_pipelines.samplers import Sampler, build_sampler
+from mri_minority_pipelines.stages.audit import FILE as AUDIT_FILE
+from mri_minority_pipelines.stages.audit import load as load_audit
 
 _SHOWN = 32
 _MOST_AT_ONCE = {"cpu": 16, "cuda": 256}
 """On a CPU larger batches gain nothing."""
+_UNAUDITED = "Not run: these slices were not compared with the training slices. Do that before sharing them."
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def run(
     device: torch.device,
     tell: Callable[[Event], None],
     workers: int = 1,
+    audit: bool = True,
 ) -> dict[str, Any]:
     """Draw slices and write them as NIfTI pairs with manifest, data card and contact sheet.
 
@@ -79,6 +84,8 @@ def run(
 
     A run that goes on does so in the arithmetic in which it began.
 
+    With `audit`, and an audit file in the model folder, copies of training slices are replaced.
+
     Returns:
         Where the set is, the request, and the cost: `seconds` of sampling over all blocks and processes, and the
         `denoiser_calls` and `guidance_calls` that each slice took, and :func:`beyond_real_p95`.
@@ -86,6 +93,7 @@ def run(
     Raises:
         UsageError: The method, wanted class, rarity or heights do not exist in this model.
         DataError: `out` holds something, or the model folder is not one.
+        AuditError: Most slices are copies of training slices.
     """
     card = model.card()
     sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
@@ -98,10 +106,26 @@ def run(
         request = replace(request, batch=batch_that_fits(model, device))
     header = header_of(request, sampler, config, model, fast)
     begin(building, header)
-    draw = Draw(request, config, model, header, building)
-    with _helpers(draw, device, min(workers, len(draw.blocks()))):
-        draw.work(device, lambda done: tell(Event("synthesize", done, request.count, {})))
-    rows, costs = draw.rows(), draw.costs()
+    first = Draw(request, config, model, header, building)
+
+    def do(draw: Draw) -> None:
+        with _helpers(draw, device, min(workers, len(draw.blocks()))):
+            draw.work(device, lambda done: tell(Event("synthesize", done, request.count, {})))
+
+    def look(rows: list[dict[str, Any]]) -> np.ndarray:
+        return pictures(building, {**header, "slices": rows}, len(rows))[0]
+
+    costs: dict[str, Any]
+    if audit and (model.path / AUDIT_FILE).is_file():
+        auditor = load_audit(model.path / AUDIT_FILE)
+        rows, rejected, rounds = audited.until_enough(first, do, look, auditor)
+        found = audited.found(auditor, rows, len(rejected), look(rows))
+        costs = {**first.costs(), "seconds": round(sum(r.costs()["seconds"] for r in rounds), 3), "audit": found}
+        header = {**header, "audit": audited.sentence(found), "audit_found": found}
+        audited.remove(building, rejected)
+    else:
+        do(first)
+        rows, costs = first.rows(), {**first.costs()}
     _finish(request, rows, header, card, building)
     publish_folder(building, out)
     return {
@@ -116,8 +140,8 @@ def run(
 def beyond_real_p95(rows: list[dict[str, Any]], card: dict[str, Any]) -> dict[str, float]:
     """Per attribute, the share of slices over the 95th percentile of the model's training slices in their stratum.
 
-    About 0.05 for slices like the real ones. Strata where the percentile is 0, since a structure is hardly ever there, do
-    not count.
+    About 0.05 for slices like the real ones. Strata whose percentile is 0 (the structure is hardly ever there) do not
+    count.
     """
     shares = {}
     for name, real in card["real_attributes"].items():
@@ -151,6 +175,7 @@ class Draw:
         model: The model folder.
         header: The manifest's header.
         building: Where the slices are gathered.
+        first: Number of the first item; the last one is `request.count` - 1.
     """
 
     request: Request
@@ -158,11 +183,12 @@ class Draw:
     model: ModelFolder
     header: dict[str, Any]
     building: Path
+    first: int = 0
 
     def blocks(self) -> list[list[int]]:
         """Item numbers, block by block."""
         size, count = self.request.batch, self.request.count
-        return [list(range(first, min(first + size, count))) for first in range(0, count, size)]
+        return [list(range(first, min(first + size, count))) for first in range(self.first, count, size)]
 
     def work(self, device: torch.device, told: Callable[[int], None]) -> None:
         """Draw and write whatever blocks are missing; return when all are there."""
@@ -250,7 +276,7 @@ def header_of(
         "sequence": card["recipe"]["prepare"].get("sequence") or None,
         "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
         "bfloat16": fast,
-        "audit": "not run",
+        "audit": audited.NOT_RUN,
     }
 
 
@@ -302,7 +328,7 @@ def _finish(
             how=f"method {request.method}, rarity {header['rarity']}, class {header['wanted']}, seed {request.seed}",
             recipe=card["recipe"]["name"],
             train_subjects=card["train_subjects"],
-            audit="Not run: these slices were not compared with the training slices. Do that before sharing them.",
+            audit=header["audit"] if header["audit"] != audited.NOT_RUN else _UNAUDITED,
         ),
     )
     forget_locks(building)

@@ -19,10 +19,11 @@ from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
+from mri_minority_pipelines.stages import audit as audit_stage
 from mri_minority_pipelines.stages import score as score_stage
-from mri_minority_pipelines.stages import train_classifier, train_denoiser
+from mri_minority_pipelines.stages import segmenter, train_classifier, train_denoiser
 
-Part = Literal["all", "denoiser", "score", "classifier"]
+Part = Literal["all", "denoiser", "score", "classifier", "audit"]
 
 
 def run(
@@ -66,6 +67,9 @@ def run(
         fabric.barrier()
     if part == "denoiser":
         return folder.card()
+    if part == "audit":
+        _audit(recipe, store, folder, fabric, tell)
+        return folder.card()
     columns: dict[str, torch.Tensor] = {}
     made_from: dict[str, Any] = {"rarity": rarities.without_folders(rarity)}
     if rarity == "minority":
@@ -77,7 +81,23 @@ def run(
         scores = result.score
         columns["standard_error"] = result.standard_error
         made_from |= {"score": recipe.score.model_dump(mode="json"), "rank_stability": round(result.stability, 4)}
-    return _finish(recipe.classifier, store, folder, scores, columns, made_from, part, fabric, tell)
+    _finish(recipe.classifier, store, folder, scores, columns, made_from, part, fabric, tell)
+    if part == "all":
+        _audit(recipe, store, folder, fabric, tell)
+    return folder.card()
+
+
+def _audit(
+    recipe: Recipe, store: SliceStore, folder: ModelFolder, fabric: Fabric, tell: Callable[[Event], None]
+) -> None:
+    """The copy audit, by the first process; without held-out subjects there is nothing to calibrate it on."""
+    if fabric.is_global_zero:
+        rarity = audit_stage.rarity_of_table(folder.path, len(store.rows))
+        segmenter.run(recipe.audit, store, folder.path / segmenter.FILE, fabric.device, tell)
+        net = folder.denoiser().to(fabric.device)
+        if not audit_stage.run(recipe.audit, store, folder.path / audit_stage.FILE, rarity, net, tell):
+            tell(Event("note", 0, 0, {"text": "no copy audit: it needs held-out subjects (--holdout)"}))
+    fabric.barrier()
 
 
 def _finish(

@@ -1,0 +1,229 @@
+"""report.html: one file that opens offline, in light and dark, on paper and on a telephone."""
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mri_minority.report.figures import tile
+from mri_minority.report.scorecard import scorecard
+from mri_minority.volumes.atomic import write_text_atomic
+
+_SHOWN = 24
+_BARS = 24
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page is made of.
+
+    Args:
+        metrics: As in metrics.json.
+        manifest: Of the data set.
+        card: Its data card.
+        image: float32 (N, H, W) in [-1, 1].
+        label: uint8 (N, H, W), or None.
+        suspicious: Positions of the most suspicious slices, worst first (K,).
+        matches: The training slice nearest to each of them (K, H, W).
+        values: Attribute -> values of real and of synthetic slices.
+    """
+
+    metrics: dict[str, Any]
+    manifest: dict[str, Any]
+    card: str
+    image: npt.NDArray[np.float32]
+    label: npt.NDArray[np.uint8] | None
+    suspicious: npt.NDArray[np.int64]
+    matches: npt.NDArray[np.float32]
+    values: dict[str, tuple[list[float], list[float]]]
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the page."""
+    style = resources.files("mri_minority.report").joinpath("report.css").read_text(encoding="utf-8")
+    parts = [
+        ("made", "What was made, and how", _made(page)),
+        ("scorecard", "In seven questions", _scorecard(page.metrics)),
+        ("slices", "The slices, by level", _slices(page)),
+        ("copies", "Copies", _copies(page)),
+        ("anatomy", "Anatomy", _anatomy(page)),
+        ("fidelity", "Close to real slices?", _fidelity(page.metrics)),
+        ("card", "Data card", f"<pre>{html.escape(page.card)}</pre>"),
+    ]
+    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in parts)
+    body = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{text}</section>'
+        for key, title, text in parts
+    )
+    write_text_atomic(
+        path,
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<link rel="icon" href="data:,"><title>Report on synthetic brain MRI slices</title>'
+        f"<style>{style}</style></head><body>"
+        '<a class="skip" href="#made">To the report</a><header><h1>Report on synthetic brain MRI slices</h1>'
+        "<p>Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the "
+        "most suspicious ones <strong>are of people</strong>: treat this page like your volumes.</p>"
+        f'</header><nav aria-label="Contents"><ol>{links}</ol></nav><main>{body}</main></body></html>\n',
+    )
+
+
+def _made(page: Page) -> str:
+    manifest = page.manifest
+    said = [
+        ("Slices", page.metrics["slices"]),
+        ("Method", manifest.get("method")),
+        ("Rarity", manifest.get("rarity")),
+        ("Class wanted", manifest.get("wanted")),
+        ("Levels", manifest.get("levels")),
+        ("Seed", manifest.get("seed")),
+        ("Labels", ", ".join(manifest.get("label_names", []))),
+        ("Written by version", manifest.get("version")),
+        ("Model", str(manifest.get("model_sha256") or "")[:16]),
+    ]
+    rows = "".join(f'<tr><th scope="row">{k}</th><td>{html.escape(str(v))}</td></tr>' for k, v in said if v)
+    return f"<table>{rows}</table>"
+
+
+def _scorecard(metrics: dict[str, Any]) -> str:
+    rows = "".join(
+        f'<dt>{name} <span class="asks">{html.escape(asks)}</span></dt><dd>{html.escape(answer)}</dd>'
+        for name, asks, answer in scorecard(metrics)
+    )
+    return f"<dl>{rows}</dl>"
+
+
+def _slices(page: Page) -> str:
+    """First slices, plain and outlined, grouped by the levels they were drawn at."""
+    groups: dict[str, list[int]] = {}
+    for n, row in enumerate(page.manifest["slices"]):
+        levels = row.get("trace", {}).get("levels") or page.manifest.get("levels")
+        said = f"levels {levels[0]} to {levels[-1]}" if levels else "no wanted level"
+        groups.setdefault(f"{said}, {page.manifest.get('method', 'unknown method')}", []).append(n)
+    text = ""
+    for title, members in groups.items():
+        text += f"<h3>{html.escape(title)} ({len(members)} slices)</h3><div class='sheet'>"
+        for n in members[:_SHOWN]:
+            name = str(page.manifest["slices"][n]["name"])
+            text += f"<figure>{_picture(page.image[n], None, name)}"
+            if page.label is not None:
+                text += _picture(page.image[n], page.label[n], f"{name}, labels outlined")
+            text += f"<figcaption>{html.escape(name)}</figcaption></figure>"
+        text += "</div>"
+    return text
+
+
+def _copies(page: Page) -> str:
+    audit = page.metrics["audit"]
+    alarm = [value for value in audit["false_alarm"] if value == value]
+    said = f"at most {max(alarm):.1%} of held-out real slices would be rejected in any bin of rarity" if alarm else ""
+    member = audit["membership"]
+    leak = (
+        f" Its denoising error tells training slices from held-out ones with an AUC of {member['auc']:.2f} "
+        f"({member['low']:.2f} to {member['high']:.2f}; 0.5 is no leak)."
+        if member
+        else ""
+    )
+    text = (
+        f"<p><strong>{audit['pass']} passed, {audit['review']} to review, {audit['reject']} rejected.</strong> "
+        f"Thresholds come from {audit['held_out_subjects']} subjects the model never saw; {said}. "
+        f"{len(audit['duplicates'])} pairs within the set are duplicates.{leak} "
+        "Passing is evidence, not anonymity.</p><h3>Most suspicious first, beside the nearest training slice</h3>"
+        "<div class='sheet'>"
+    )
+    for place, n in enumerate(page.suspicious):
+        name = str(page.manifest["slices"][n]["name"])
+        verdict = audit["verdicts"][name]
+        text += (
+            f"<figure class='{verdict['verdict']}'>{_picture(page.image[n], None, name)}"
+            f"{_picture(page.matches[place], None, f'real slice nearest to {name}')}<figcaption>{html.escape(name)}: "
+            f"<strong>{verdict['verdict']}</strong>, suspicion {verdict['suspicion']:.2f}; right: real"
+            "</figcaption></figure>"
+        )
+    return text + "</div>"
+
+
+def _anatomy(page: Page) -> str:
+    if not page.metrics["attributes"]:
+        return "<p>The set has no label maps, so its anatomy was not measured.</p>"
+    rows = "".join(
+        f'<tr><th scope="row">{name}</th><td>{v["mean_real"]:.4g}</td><td>{v["mean_synthetic"]:.4g}</td>'
+        f"<td>{v['beyond_real_p95']:.0%}</td></tr>"
+        for name, v in page.metrics["attributes"].items()
+    )
+    figures = "".join(_histogram(name, real, drawn) for name, (real, drawn) in page.values.items())
+    table = (
+        "<div class='wide'><table><thead><tr><th>attribute</th><th>real</th><th>synthetic</th>"
+        f"<th>beyond the real 95th percentile (5 % of real)</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+    return f"{_agreement(page.metrics)}<div class='charts'>{figures}</div>{table}"
+
+
+def _agreement(metrics: dict[str, Any]) -> str:
+    agreement = metrics["agreement"]
+    if not agreement:
+        return "<p>No segmenter was at hand, so image and label map were not compared independently.</p>"
+    said = ", ".join(
+        f"{name} {_number(v['synthetic'])} (held-out real {_number(v['held-out real'])})"
+        for name, v in agreement["dice"].items()
+    )
+    return (
+        f"<p>A segmenter of real slices reads the images and agrees with the label maps, Dice: {html.escape(said)}. "
+        f"{len(agreement['below_gate'])} slices lie below the gate of {agreement['gate']}.</p>"
+    )
+
+
+def _fidelity(metrics: dict[str, Any]) -> str:
+    columns = ("n", "kid", "fid", "precision", "recall", "density", "coverage", "avg_knn", "lof", "rarity_undefined")
+    head = "".join(f"<th>{name}</th>" for name in ("features", "slices", *columns))
+    rows = ""
+    for space, sets in metrics["fidelity"].items():
+        for which, figures in sets.items():
+            cells = "".join(f"<td>{_number(figures[c])}</td>" for c in columns)
+            rows += f"<tr><th scope='row'>{space}</th><td>{which}</td>{cells}</tr>"
+    both = metrics["diversity_ms_ssim"]
+    return (
+        f"<p>Against {metrics['real_slices']} training slices of the same strata. The row of held-out real slices says "
+        "what a perfect generator would get; FID falls with the number of slices, so compare only equal n.</p>"
+        f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<p>Similarity of random pairs (lower is more diverse): synthetic {both['synthetic']:.2f}, "
+        f"real {both['real']:.2f}.</p>"
+    )
+
+
+def _number(value: float | int | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
+
+
+def _histogram(name: str, real: list[float], drawn: list[float]) -> str:
+    """Two outlines over the same bins, as shares: SVG that follows the page's colours."""
+    low, high = min(*real, *drawn), max(*real, *drawn)
+    edges = np.linspace(low, high if high > low else low + 1, _BARS + 1)
+    shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in (real, drawn)]
+    top = max(float(share.max()) for share in shares) or 1.0
+    paths = ""
+    for kind, share in zip(("real", "drawn"), shares, strict=True):
+        points = [f"{10 + 280 * i / _BARS:.1f},{110 - 95 * v / top:.1f}" for i, v in enumerate(np.append(share, 0))]
+        steps = " ".join(f"L{p} h{280 / _BARS:.2f}" for p in points[:-1])
+        paths += f'<path class="{kind}" d="M10,110 {steps} L290,110"/>'
+    safe = html.escape(name)
+    return (
+        f'<figure><svg viewBox="0 0 300 130" role="img" aria-label="Histogram of {safe}, real and synthetic">{paths}'
+        f'<line x1="10" y1="110" x2="290" y2="110"/><text x="10" y="125">{low:.3g}</text>'
+        f'<text x="290" y="125" text-anchor="end">{high:.3g}</text></svg><figcaption>{safe}: '
+        '<span class="real">real</span>, <span class="drawn">synthetic</span></figcaption></figure>'
+    )
+
+
+def _picture(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, says: str) -> str:
+    data = io.BytesIO()
+    Image.fromarray(tile(image, label)).save(data, format="PNG")
+    text = base64.b64encode(data.getvalue()).decode("ascii")
+    return f'<img loading="lazy" alt="{html.escape(says)}" src="data:image/png;base64,{text}">'

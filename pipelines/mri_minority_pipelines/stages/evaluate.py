@@ -1,0 +1,218 @@
+"""evaluate: everything that can be measured of a data set, in metrics.json and on a page to read."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mri_minority import __version__
+from mri_minority.core.errors import DataError
+from mri_minority.evaluate.attributes import attribute_names, measure
+from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
+from mri_minority.evaluate.fidelity import Features, density_coverage, fid, interval_over, kid, precision_recall
+from mri_minority.evaluate.segmenter import dice, segment
+from mri_minority.evaluate.texture import diversity, handcrafted
+from mri_minority.report.page import Page, write_page
+from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import write_json_atomic
+from mri_minority_pipelines.config import AuditConfig
+from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.measures import perceptual
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.perceptual import is_installed
+from mri_minority_pipelines.rarity import pixel_area_mm2
+from mri_minority_pipelines.stages import audit_set, segmenter
+from mri_minority_pipelines.synthetic import FEWEST, SyntheticSet, read_set
+
+_REAL = 400
+_K = 5
+_SUSPICIOUS = 20
+AGREEMENT_GATE = 0.6
+"""Dice with the independent segmenter below which image and label map do not belong together."""
+
+
+def run(
+    folder: Path,
+    store: SliceStore,
+    model: ModelFolder | None,
+    out: Path,
+    seed: int,
+    device: torch.device,
+    tell: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Measure a data set, write `metrics.json` and `report.html`, return the metrics.
+
+    Args:
+        folder: What `synthesize` wrote.
+        store: The slices that its model learnt from.
+        model: The model, for its audit and segmenter; None makes an audit and leaves agreement out.
+        out: Where to write.
+        seed: Chooses real slices and bootstrap draws.
+        device: Where the segmenter computes.
+        tell: Receives progress.
+
+    Raises:
+        DataError: The set is damaged, too small, or of another store.
+    """
+    slices = read_set(folder, store)
+    if len(slices.image) < FEWEST:
+        raise DataError(f"expected {FEWEST} or more slices to judge a set, found {len(slices.image)} in {folder}")
+    auditor = audit_set.auditor_for(store, model, model.recipe().audit if model else AuditConfig(), tell)
+    verdicts = auditor.judge(slices.image)
+    train = _same_strata(store, store.indices("train"), slices, seed)
+    if len(train) <= _K:
+        raise DataError(
+            f"expected more than {_K} training slices of the same strata in {store.folder}, found {len(train)}"
+        )
+    held = _same_strata(store, store.indices("holdout"), slices, seed)
+    metrics: dict[str, Any] = {
+        "version": __version__,
+        "slices": len(slices.image),
+        "real_slices": len(train),
+        "audit": audit_set.summary_of(auditor, slices, verdicts),
+        "fidelity": _fidelity(store, slices, train, held, seed, tell),
+        "diversity_ms_ssim": {
+            "synthetic": round(diversity(slices.image, 100, seed), 4),
+            "real": round(diversity(store.read(train)[0], 100, seed), 4),
+        },
+        "attributes": {},
+        "agreement": None,
+    }
+    shown: dict[str, tuple[list[float], list[float]]] = {}
+    if slices.label is not None and store.label_names:
+        metrics["attributes"], shown = _attributes(store, slices)
+        metrics["agreement"] = _agreement(store, slices, held, model, device)
+    write_json_atomic(out / "metrics.json", metrics)
+    order = np.argsort([-v["suspicion"] for v in verdicts])[:_SUSPICIOUS]
+    matches = store.read(store.indices("train")[[verdicts[i]["nearest"] for i in order]])[0]
+    write_page(
+        out / "report.html",
+        Page(metrics, slices.manifest, _card(folder), slices.image, slices.label, order, matches, shown),
+    )
+    return metrics
+
+
+def _card(folder: Path) -> str:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8") if path.is_file() else "This data set has no data card."
+
+
+def _same_strata(
+    store: SliceStore, index: npt.NDArray[np.int64], slices: SyntheticSet, seed: int
+) -> npt.NDArray[np.int64]:
+    """Real slices, at most 400, in the strata of the synthetic ones and in their proportions."""
+    rng, strata, parts = np.random.default_rng(seed), store.strata(), []
+    counts = {int(t): int((slices.stratum == t).sum()) for t in np.unique(slices.stratum)}
+    for t, count in counts.items():
+        here = index[strata[index] == t]
+        parts.append(rng.permutation(here)[: max(1, round(_REAL * count / len(slices.stratum)))])
+    return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+
+
+def _fidelity(
+    store: SliceStore,
+    slices: SyntheticSet,
+    train: npt.NDArray[np.int64],
+    held: npt.NDArray[np.int64],
+    seed: int,
+    tell: Callable[[Event], None],
+) -> dict[str, Any]:
+    """Per feature space, the measures of the set, and of held-out real slices beside it."""
+    spaces: dict[str, Callable[[npt.NDArray[np.float32]], Features]] = {"handcrafted": handcrafted}
+    if is_installed():
+        spaces["st-lpips"] = perceptual()
+    groups, result = [store.rows[i].subject for i in train], {}
+    for number, (name, features) in enumerate(spaces.items()):
+        tell(Event("features", number, len(spaces), {"space": name}))
+        real = features(store.read(train)[0])
+        centre, spread = real.mean(axis=0), np.maximum(real.std(axis=0), 1e-6 + 0.05 * real.std())
+        scaled = (real - centre) / spread
+        result[name] = {"synthetic": _figures(scaled, (features(slices.image) - centre) / spread, groups, seed)}
+        if len(held) > _K:
+            rows = (features(store.read(held)[0]) - centre) / spread
+            result[name]["held-out real"] = _figures(scaled, rows, groups, seed)
+    return result
+
+
+def _figures(real: Features, rows: Features, groups: list[str], seed: int) -> dict[str, Any]:
+    broken = int((~np.isfinite(rows).all(axis=1)).sum())
+    if broken:
+        raise DataError(f"expected finite features, found NaN in {broken} of {len(rows)} slices; draw the set again")
+    k = min(_K, len(rows) - 1, len(real) - 1)
+    precision, recall = precision_recall(real, rows, k)
+    density, coverage = density_coverage(real, rows, k)
+    score = rarity_score(real, rows, k)
+    low, high = interval_over(groups, real, lambda some: kid(some, rows), seed)
+    return {
+        "n": len(rows),
+        "kid": round(kid(real, rows), 5),
+        "kid_95": [round(low, 5), round(high, 5)],
+        "fid": round(fid(real, rows), 3),
+        "precision": round(precision, 4),
+        "recall": round(recall, 4),
+        "density": round(density, 4),
+        "coverage": round(coverage, 4),
+        "avg_knn": round(float(average_knn(real, rows, k).mean()), 4),
+        "lof": round(float(local_outlier_factor(real, rows).mean()), 4),
+        "rarity_score": None if np.isnan(score).all() else round(float(np.nanmean(score)), 4),
+        "rarity_undefined": int(np.isnan(score).sum()),
+    }
+
+
+def _attributes(
+    store: SliceStore, slices: SyntheticSet
+) -> tuple[dict[str, Any], dict[str, tuple[list[float], list[float]]]]:
+    """Share of slices beyond the real 95th percentile of their stratum; and the values behind it."""
+    train, strata, mm2 = store.indices("train"), store.strata(), pixel_area_mm2(store)
+    train = train[np.isin(strata[train], slices.stratum)]
+    label = store.read(train)[1]
+    assert slices.label is not None
+    table: dict[str, Any] = {}
+    values: dict[str, tuple[list[float], list[float]]] = {}
+    for name in attribute_names(store.label_names):
+        real, drawn = (measure(name, part, store.label_names, mm2) for part in (label, slices.label))
+        beyond = []
+        for t in np.unique(slices.stratum):
+            here = real[strata[train] == t]
+            if len(here):
+                beyond.append(drawn[slices.stratum == t] > np.quantile(here, 0.95))
+        rate = float(np.concatenate(beyond).mean()) if beyond else 0.0
+        table[name] = {
+            "beyond_real_p95": round(rate, 4),
+            "mean_real": round(float(real.mean()), 5),
+            "mean_synthetic": round(float(drawn.mean()), 5),
+        }
+        if name.endswith(("_share", "_count")):
+            values[name] = (real.tolist(), drawn.tolist())
+    return table, values
+
+
+def _agreement(
+    store: SliceStore,
+    slices: SyntheticSet,
+    held: npt.NDArray[np.int64],
+    model: ModelFolder | None,
+    device: torch.device,
+) -> dict[str, Any] | None:
+    """Dice of label maps with what the segmenter reads in the images; of held-out real slices beside it."""
+    if model is None or not (model.path / segmenter.FILE).is_file() or slices.label is None:
+        return None
+    net = segmenter.load(model.path / segmenter.FILE, store)
+    read = segment(net, slices.image, device)
+    image, label = store.read(held) if len(held) else (slices.image[:0], slices.label[:0])
+    real = segment(net, image, device) if len(held) else label
+    table, worst = {}, np.full(len(read), np.inf)
+    for number, name in enumerate(store.label_names, 1):
+        drawn = dice(read, slices.label, number)
+        worst = np.fmin(worst, drawn)
+        other = dice(real, label, number)
+        table[name] = {"synthetic": _mean(drawn), "held-out real": _mean(other)}
+    below = [name for name, value in zip(slices.names, worst, strict=True) if value < AGREEMENT_GATE]
+    return {"dice": table, "gate": AGREEMENT_GATE, "below_gate": below}
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    return None if np.isnan(values).all() else round(float(np.nanmean(values)), 4)

@@ -1,0 +1,81 @@
+"""The measures equal independent implementations on the same features.
+
+prdc 0.2 (precision, recall, density, coverage) is too small to depend on, so its formulas are written out densely here;
+`record` values below come from that package and torch-fidelity 0.4.0, see RECORDED.
+"""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import LocalOutlierFactor
+
+from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
+from mri_minority.evaluate.fidelity import density_coverage, fid, interval_over, kid, precision_recall
+from mri_minority.evaluate.texture import diversity
+
+RECORDED = {
+    "precision": 0.7866666666666666,
+    "recall": 0.9314285714285714,
+    "density": 0.6483333333333334,
+    "coverage": 0.8328571428571429,
+    "fid": 1.4346353622282386,
+}
+"""Made with prdc 0.2 (`compute_prdc(real, fake, 5)`) and torch-fidelity 0.4.0 (`fid_statistics_to_metric`)."""
+
+
+def sets() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(700, 12)), rng.normal(0.3, 1.1, size=(600, 12))
+
+
+def test_as_prdc_and_torch_fidelity() -> None:
+    real, fake = sets()
+    precision, recall = precision_recall(real, fake, k=5)
+    density, coverage = density_coverage(real, fake, k=5)
+    found = {"precision": precision, "recall": recall, "density": density, "coverage": coverage, "fid": fid(real, fake)}
+    assert found == pytest.approx(RECORDED, abs=1e-6)
+
+
+def test_as_scikit_learn() -> None:
+    real, fake = sets()
+    model = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(real)
+    np.testing.assert_allclose(local_outlier_factor(real, fake), -model.score_samples(fake), atol=1e-6)
+    m, n = len(real), len(fake)
+    xx, yy, xy = (polynomial_kernel(a, b, degree=3, coef0=1) for a, b in ((real, real), (fake, fake), (real, fake)))
+    expected = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1)) - 2 * xy.mean()
+    assert kid(real, fake) == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(average_knn(real, fake), np.sort(cdist(fake, real), axis=1)[:, :5].mean(axis=1))
+
+
+def test_rarity_score_is_the_smallest_ball() -> None:
+    """On integers with a gap: 0..9 have radius 2 (k = 2, inside 1); far away it is undefined."""
+    real = np.array([[0.0], [1.0], [2.0], [3.0], [10.0]])
+    score = rarity_score(real, np.array([[1.5], [6.5], [-5.0]]), k=2)
+    assert score[0] == 1.0
+    assert score[1] == 8.0
+    assert np.isnan(score[2])
+
+
+def test_fid_of_known_gaussians() -> None:
+    """Shifted copies: the squared shift and nothing else."""
+    real, _ = sets()
+    assert fid(real, real + 0.5) == pytest.approx(12 * 0.25, abs=1e-6)
+
+
+def test_interval_covers_and_is_wider_with_fewer_subjects() -> None:
+    rng = np.random.default_rng(1)
+    person = rng.normal(size=100).repeat(5)
+    rows = (person + 0.01 * rng.normal(size=500))[:, None]
+    names = [str(i // 5) for i in range(500)]
+    by_person = interval_over(names, rows, lambda r: float(r.mean()), 0, draws=300)
+    by_slice = interval_over([str(i) for i in range(500)], rows, lambda r: float(r.mean()), 0, draws=300)
+    assert by_person[0] < rows.mean() < by_person[1]
+    ratio = (by_person[1] - by_person[0]) / (by_slice[1] - by_slice[0])
+    assert ratio == pytest.approx(np.sqrt(5), rel=0.25)
+
+
+def test_diversity_is_one_for_the_same_and_less_for_others() -> None:
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 48, 48)).astype(np.float32)
+    assert diversity(np.repeat(image, 3, axis=0), 4, 0) == pytest.approx(1.0)
+    assert diversity(np.random.default_rng(1).uniform(-1, 1, (5, 48, 48)).astype(np.float32), 8, 0) < 0.2
