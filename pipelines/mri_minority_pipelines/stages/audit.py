@@ -207,7 +207,7 @@ def membership(net: Network, store: SliceStore, seed: int) -> dict[str, float]:
 def _denoising_errors(
     net: Network, store: SliceStore, index: npt.NDArray[np.int64], seed: int
 ) -> npt.NDArray[np.float64]:
-    device, parts = net.spread.device, []
+    device, parts = net.gaussian.mean.device, []
     strata = torch.as_tensor(store.strata()[index])
     for start in range(0, len(index), 16):
         image, label = store.read(index[start : start + 16])
