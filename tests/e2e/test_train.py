@@ -59,7 +59,7 @@ def training(store: SliceStore, recipe: Path, out: Path) -> list[str]:
 
 def _train_in_child(config: DenoiserConfig, store: Path, out: Path) -> None:
     """What the killed processes run."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # as here: sums are split over threads
     train_denoiser.run(config, SliceStore(store), out, fabric_for(CPU), silent)
 
 
