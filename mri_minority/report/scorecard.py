@@ -44,9 +44,11 @@ def _constraint(metrics: dict[str, Any]) -> str:
     agreement = metrics["agreement"]
     if not agreement:
         return "Not measured: no independent segmenter, or no label maps."
+    if not agreement["judged_by"]:
+        return "Not measured: the segmenter finds no label well enough in held-out real slices to judge by it."
     return (
         f"{len(agreement['below_gate'])} of {metrics['slices']} slices have a label map that an independent segmenter "
-        f"does not confirm (Dice below {agreement['gate']})."
+        f"does not confirm (Dice below {agreement['gate']} in {', '.join(agreement['judged_by'])})."
     )
 
 

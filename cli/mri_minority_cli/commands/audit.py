@@ -37,7 +37,7 @@ def command(
         sentences = [
             "{pass} passed, {review} to review, {reject} rejected".format(**result),
             f"duplicates: {len(result['duplicates'])} pairs; farther from their match than people from one another: "
-            f"{result['authenticity']:.0%}",
+            f"{result['authenticity']:.0%} (held-out real slices: {result['authenticity_held_out']:.0%})",
             "passing is evidence, not anonymity",
         ]
         speech.result(result, sentences)

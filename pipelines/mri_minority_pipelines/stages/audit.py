@@ -76,6 +76,7 @@ class Auditor:
             "slices": len(words),
             **{word: words.count(word) for word in ("pass", "review", "reject")},
             "authenticity": round(float(np.mean([v["authentic"] for v in verdicts])), 4) if verdicts else None,
+            "authenticity_held_out": self.notes["authenticity_held_out"],
             "duplicates": [list(pair) for pair in pairs],
             "false_alarm": list(self.thresholds.false_alarm),
             "caught": list(self.thresholds.caught),
@@ -133,6 +134,7 @@ def run(
         "held_out_subjects": len({store.rows[i].subject for i in held}),
         "thresholds": asdict(thresholds),
         "twin": twin,
+        "authenticity_held_out": round(float(found[0].authentic.double().mean()), 4),
         "membership": None if net is None else membership(net, store, config.seed),
     }
     save_tensors(path, _packed(gallery), notes)
