@@ -80,8 +80,8 @@ def run(
     """Draw slices and write them as NIfTI pairs with manifest, data card and contact sheet.
 
     Interrupting is safe: slices are gathered under a temporary name and the same command goes on with them. They are
-    drawn in blocks of `request.batch`, always the same ones, so the number of workers changes the time, and slices by no
-    more than rounding.
+    drawn in blocks of `request.batch`, always the same ones, so the number of workers changes the time, and the slices
+    by no more than rounding.
 
     A run that goes on does so in the arithmetic in which it began.
 
