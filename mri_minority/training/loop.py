@@ -160,10 +160,11 @@ def train(fabric: Fabric, module: nn.Module, loss_of: LossOf, plan: Plan) -> Ite
                 failures += 1
                 if failures >= _PATIENCE:
                     raise DataError(f"expected a finite loss, found none in {failures} steps up to step {step}")
+            yield Progress(step, seconds(), float(loss), plan.budget.share(step, seconds())), ema
+            # After the caller has logged the step: killed in between, it is done and logged again, and never missing.
             if seconds() - saved >= plan.checkpoint_seconds:
                 saved = seconds()
                 save()
-            yield Progress(step, seconds(), float(loss), plan.budget.share(step, seconds())), ema
 
 
 def _accumulate(fabric: Fabric, network: nn.Module, loss_of: LossOf, step: int, rows: list[slice]) -> Tensor:

@@ -143,13 +143,13 @@ def test_accumulating_gradients_changes_nothing(
 
 
 def test_training_lowers_the_held_out_error(store: SliceStore, recipe: Recipe, fabric: Fabric, tmp_path: Path) -> None:
-    """Four hundred steps beat two at low noise, where the Gaussian start knows least."""
+    """Four hundred steps beat two in the image and in every label."""
     errors = []
     for steps in (2, 400):
         config = recipe.denoiser.model_copy(update={"max_steps": steps, "checkpoint_seconds": 1e9})
         train_denoiser.run(config, store, tmp_path / str(steps), fabric, silent)
-        errors.append(load_tensors(tmp_path / str(steps) / "denoiser.safetensors")[1]["rmse"]["0.1"][0])
-    assert errors[1] < 0.95 * errors[0]
+        errors.append(load_tensors(tmp_path / str(steps) / "denoiser.safetensors")[1]["rmse"]["0.3"])
+    assert all(b < 0.99 * a for a, b in zip(*errors, strict=True)), errors
 
 
 def test_the_card_says_how_rarity_was_measured(model: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from mri_minority.backbones.experts import Network
 from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.diffusion.kernel import sigma_path
+from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
@@ -150,6 +151,12 @@ def run(
     if not card["label_names"]:
         raise UsageError("expected a model with label maps, this one draws images alone")
     sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
+    if wish.insert is not None and SOLVERS[config.solver].order:
+        stochastic = ", ".join(name for name, solver in SOLVERS.items() if not solver.order)
+        raise UsageError(
+            f"--insert needs a stochastic solver ({stochastic}), found {config.solver}: what is drawn inside would "
+            "hardly hear of what surrounds it"
+        )
     if "boost-and-skip" in sampler.methods:
         raise UsageError("boost-and-skip changes where sampling starts and cannot be combined with something given")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
