@@ -43,7 +43,8 @@ def command(
     ] = (0.0, 1.0),
     data_format: Annotated[str, typer.Option("--format", help="nifti, nnunet, monai, bids or dicom.")] = "nifti",
     workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes that share the work; the slices stay the same, up to rounding.")
+        int,
+        typer.Option("--workers", min=1, help="Processes that share the work; slices stay the same, up to rounding."),
     ] = 1,
     labels: Labels = None,
     edit: Edit = None,
