@@ -10,6 +10,7 @@ from torch import nn
 
 from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.core.types import Batch, Sigmas, Strata
+from mri_minority.diffusion.sizes import SizeCalibrated
 
 
 class Experts(nn.Module):
@@ -40,5 +41,5 @@ class Experts(nn.Module):
         return denoised
 
 
-Network = UNetDenoiser | Experts
+Network = UNetDenoiser | Experts | SizeCalibrated
 """What a model folder draws with."""

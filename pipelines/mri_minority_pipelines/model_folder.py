@@ -14,12 +14,16 @@ from mri_minority.backbones.experts import Experts, Network
 from mri_minority.backbones.monai_unet import UNetDenoiser, UNetShape
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.gaussian import GaussianWorld
+from mri_minority.diffusion.sizes import SizeCalibrated, SizeTable
 from mri_minority.diffusion.state import groups_for
 from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic
 from mri_minority_pipelines.config import DenoiserConfig, Recipe
 
 FORMAT = 2
+
+SIZES = "sizes"
+"""Name of the file with the sizes' calibration; a model without labels has none."""
 
 EMBEDDED = "embedded"
 """Name of the model that comes with the package."""
@@ -76,15 +80,21 @@ class ModelFolder:
         """The trained denoiser, in evaluation mode."""
         config = self.recipe().denoiser
         coarse = self._network(config, "denoiser").eval().requires_grad_(False)
-        if config.fine is None:
-            return coarse
-        fine = self._network(config.of_fine(config.fine), "fine")
-        return Experts(coarse, fine, config.fine.border).eval().requires_grad_(False)
+        net: UNetDenoiser | Experts = coarse
+        if config.fine is not None:
+            fine = self._network(config.of_fine(config.fine), "fine")
+            net = Experts(coarse, fine, config.fine.border)
+        sizes = self.path / f"{SIZES}.safetensors"
+        if not sizes.is_file():
+            return net.eval().requires_grad_(False)
+        return SizeCalibrated(net, SizeTable(load_tensors(sizes)[0]["correction"])).eval().requires_grad_(False)
 
     def weights(self) -> list[Path]:
         """Files that hold what the denoiser has learnt."""
         names = ["world", "denoiser", *(["fine"] if self.recipe().denoiser.fine is not None else [])]
-        return [self.path / f"{name}.safetensors" for name in names]
+        files = [self.path / f"{name}.safetensors" for name in names]
+        sizes = self.path / f"{SIZES}.safetensors"
+        return [*files, *([sizes] if sizes.is_file() else [])]
 
     def fingerprint(self) -> str:
         """SHA-256 over the hashes of :meth:`weights`: what "the same denoiser" means."""

@@ -20,8 +20,8 @@ from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recip
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 from mri_minority_pipelines.stages import audit as audit_stage
+from mri_minority_pipelines.stages import calibrate_sizes, segmenter, train_classifier, train_denoiser
 from mri_minority_pipelines.stages import score as score_stage
-from mri_minority_pipelines.stages import segmenter, train_classifier, train_denoiser
 
 Part = Literal["all", "denoiser", "score", "classifier", "audit"]
 
@@ -65,6 +65,9 @@ def run(
         if fabric.is_global_zero:
             folder.write_card(_first_card(recipe, store, slices_hash))
         fabric.barrier()
+    if fabric.is_global_zero:
+        calibrate_sizes.run(recipe.denoiser, store, folder, fabric.device, tell)
+    fabric.barrier()
     if part == "denoiser":
         return folder.card()
     if part == "audit":
