@@ -89,6 +89,13 @@ def test_an_added_size_is_that_size_and_the_rest_of_the_slice_follows(world: Gau
     torch.testing.assert_close(change.flatten(1).double(), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_a_share_of_a_size_is_meant_about_the_stratums_mean(world: GaussianWorld) -> None:
+    """With B = (I | 0) twice the deviation is left: the mean slice of a stratum stays what it is."""
+    table = one_correction(5, [[1, 0, 0], [0, 1, 0]])
+    stratum, sigma = torch.tensor([0, 1]), torch.full((2, 2), LEVELS[5])
+    torch.testing.assert_close(wrapped(world, table, 1.0, 0.0)(world.mean, sigma, stratum), world.mean)
+
+
 def test_an_exact_denoiser_is_left_alone(world: GaussianWorld) -> None:
     x, stratum = drawn(world, 6000, seed=2)
     table = fit_sizes(Modest(world, 1.0, 0.0), x, stratum, torch.Generator().manual_seed(3), batch=1000)
