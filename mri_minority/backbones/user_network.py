@@ -21,7 +21,7 @@ from mri_minority.core.types import Batch
 
 
 def load_network(path: Path) -> nn.Module:
-    """Read a network that takes an image (B, 1, H, W) in [-1, 1] and returns features.
+    """Read a network that takes an image (B, I, H, W) in [-1, 1] and returns features.
 
     Args:
         path: `.safetensors` with metadata `network` (a class of `monai.networks.nets`, such as "ResNetFeatures") and
@@ -55,14 +55,19 @@ def load_network(path: Path) -> nn.Module:
 class FeatureDistance(nn.Module):
     """d(a, b) = sum over feature maps of the mean over positions of |a_hat - b_hat|^2, features of unit length.
 
-    LPIPS without its learnt weights (Zhang et al. 2018, equation 1, w = 1). The image channel alone is looked at,
-    clipped to [-1, 1].
+    LPIPS without its learnt weights (Zhang et al. 2018, equation 1, w = 1). The image channels alone are looked
+    at, clipped to [-1, 1].
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        """Wrap a network whose output is a tensor (B, F, ...) or a list or tuple of such tensors."""
+    def __init__(self, network: nn.Module, images: int = 1) -> None:
+        """Wrap a network.
+
+        Args:
+            network: Its output is a tensor (B, F, ...) or a list or tuple of such tensors.
+            images: How many channels of a state are image channels; they come first.
+        """
         super().__init__()
-        self.network = network
+        self.network, self.images = network, images
 
     def forward(self, x_0: Batch, denoised: Batch) -> Tensor:
         """What was lost of every slice, (B, 1).
@@ -77,7 +82,7 @@ class FeatureDistance(nn.Module):
         return total[:, None]
 
     def _features(self, state: Batch) -> list[Tensor]:
-        found: Any = self.network(state[:, :1].clamp(-1, 1))
+        found: Any = self.network(state[:, : self.images].clamp(-1, 1))
         maps = list(found) if isinstance(found, list | tuple) else [found]
         for feature in maps:
             if not isinstance(feature, Tensor) or feature.ndim < 2 or len(feature) != len(state):

@@ -9,24 +9,25 @@ BIT = 0.5
 """A label channel is +BIT inside its class and -BIT outside (Chen et al. 2023, analog bits)."""
 
 
-def groups_for(classes: int) -> ChannelGroups:
-    """Channel groups of one image channel and one channel per class (no label group without classes)."""
-    return ChannelGroups((1, classes) if classes else (1,))
+def groups_for(images: int, classes: int) -> ChannelGroups:
+    """Channel groups: all image channels share a noise level, all classes another (no label group without classes)."""
+    return ChannelGroups((images, classes) if classes else (images,))
 
 
 def encode(image: Tensor, label: Tensor, classes: int) -> Tensor:
-    """Join image (B, H, W) in [-1, 1] and integer label (B, H, W) into the state (B, 1 + classes, H, W)."""
-    bits = [torch.where(label == c, BIT, -BIT) for c in range(1, classes + 1)]
-    return torch.stack([image.float(), *bits], dim=1)
+    """Join image (B, I, H, W) in [-1, 1] and integer label (B, H, W) into the state (B, I + classes, H, W)."""
+    bits = [torch.where(label == c, BIT, -BIT)[:, None] for c in range(1, classes + 1)]
+    return torch.cat([image.float(), *bits], dim=1)
 
 
-def decode(state: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a clean state into image (B, H, W), clipped to [-1, 1], and uint8 label (B, H, W).
+def decode(state: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Split a clean state (B, I + classes, H, W) into image (B, I, H, W), clipped to [-1, 1], and label (B, H, W), uint8.
 
     A pixel belongs to the class whose channel is largest, or to none when all are negative.
     """
-    image = state[:, 0].clamp(-1, 1)
-    if state.shape[1] == 1:
-        return image, torch.zeros_like(image, dtype=torch.uint8)
-    best, which = state[:, 1:].max(dim=1)
+    images = state.shape[1] - classes
+    image = state[:, :images].clamp(-1, 1)
+    if not classes:
+        return image, torch.zeros_like(image[:, 0], dtype=torch.uint8)
+    best, which = state[:, images:].max(dim=1)
     return image, torch.where(best > 0, which + 1, 0).to(torch.uint8)

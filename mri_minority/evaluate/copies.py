@@ -13,7 +13,7 @@ from mri_minority.evaluate.embedding import CopyNet, looked_at
 
 NEIGHBOURS = 5
 _DEGREES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
-_FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 _SHIFTS_PX = 4
 _FLOOR = 1e-3
 
@@ -30,7 +30,7 @@ class Gallery:
         code: Pictures less the mean, in the basis (M, K).
         subject: Number of the subject of every slice (M,).
         rarity: Any number that grows with rarity, for example the level (M,).
-        size: Height and width (h, w) of the coarse pictures, P = h w.
+        size: Channels, height and width (C, h, w) of the coarse pictures, P = C h w.
         pool: Pixels of a slice along one side of a coarse pixel.
     """
 
@@ -41,7 +41,7 @@ class Gallery:
     code: Float[Tensor, "M K"]
     subject: Int[Tensor, " M"]
     rarity: Float[Tensor, " M"]
-    size: tuple[int, int]
+    size: tuple[int, int, int]
     pool: int
 
 
@@ -75,7 +75,7 @@ class Nearest:
 
 
 @torch.no_grad()
-def embed(net: CopyNet, image: Float[Tensor, "N H W"], flips: bool) -> Float[Tensor, "N V F"]:
+def embed(net: CopyNet, image: Float[Tensor, "N C H W"], flips: bool) -> Float[Tensor, "N V F"]:
     """Unit vectors of slices in [-1, 1]; with `flips` of the four mirrored versions (V = 4), else V = 1."""
     parts = []
     for start in range(0, len(image), 64):
@@ -85,7 +85,7 @@ def embed(net: CopyNet, image: Float[Tensor, "N H W"], flips: bool) -> Float[Ten
     return torch.cat(parts)
 
 
-def pictures(image: Float[Tensor, "N H W"]) -> Float[Tensor, "N P"]:
+def pictures(image: Float[Tensor, "N C H W"]) -> Float[Tensor, "N P"]:
     """Coarse pictures by rank, each of zero mean and unit norm."""
     return _unit(looked_at(image))
 
@@ -112,11 +112,11 @@ class Search:
     def __init__(self, gallery: Gallery) -> None:
         """Prepare shifted directions and every training slice's own neighbourhood."""
         self.gallery = gallery
-        height, width = gallery.size
+        _, height, width = gallery.size
         reach = math.ceil(_SHIFTS_PX / gallery.pool)
-        planes = functional.pad(gallery.basis.unflatten(1, (height, width)), [reach] * 4)
+        planes = functional.pad(gallery.basis.unflatten(1, gallery.size), [reach] * 4)
         offsets = [(i, j) for i in range(2 * reach + 1) for j in range(2 * reach + 1)]
-        self._shifted = torch.cat([planes[:, i : i + height, j : j + width].flatten(1) for i, j in offsets])
+        self._shifted = torch.cat([planes[..., i : i + height, j : j + width].flatten(1) for i, j in offsets])
         self._offsets = [(i - reach, j - reach) for i, j in offsets]
         self._mean = gallery.basis @ gallery.mean
         self._code = functional.normalize(gallery.code, dim=1)
@@ -124,7 +124,7 @@ class Search:
         self._home = neighbourhood(gallery.embedding, gallery.subject)
 
     @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "N H W"]) -> Nearest:
+    def __call__(self, image: Float[Tensor, "N C H W"]) -> Nearest:
         """Search for slices in [-1, 1]."""
         found = [self._pixels(one) for one in looked_at(image)]
         pixel = torch.tensor([distance for distance, _, _ in found])
@@ -145,9 +145,9 @@ class Search:
             pixel > self._pixel_home[match],
         )
 
-    def _pixels(self, picture: Float[Tensor, "h w"]) -> tuple[float, int, Float[Tensor, "h w"]]:
+    def _pixels(self, picture: Float[Tensor, "C h w"]) -> tuple[float, int, Float[Tensor, "C h w"]]:
         """Smallest distance over all alignments and training slices, whose it is, and the picture so aligned."""
-        versions = torch.stack([picture.flip([a - 1 for a in axes]) if axes else picture for axes in _FLIPS])
+        versions = torch.stack([picture.flip(axes) if axes else picture for axes in _FLIPS])
         versions = versions.repeat_interleave(len(_DEGREES), dim=0)
         degrees = torch.tensor(_DEGREES).repeat(len(_FLIPS))
         turned = _placed(versions, degrees, torch.zeros(len(versions), 2))
@@ -158,20 +158,20 @@ class Search:
         # Once more about the best place, in half steps.
         fine = torch.tensor([(d, i, j) for d in (-1.0, 0.0, 1.0) for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)])
         shift = torch.tensor(self._offsets[offset], dtype=torch.float32) + fine[:, 1:]
-        near = _placed(versions[version].expand(len(fine), -1, -1), degrees[version] + fine[:, 0], shift)
+        near = _placed(versions[version].expand(len(fine), -1, -1, -1), degrees[version] + fine[:, 0], shift)
         code = functional.normalize(_unit(near) @ self.gallery.basis.T - self._mean, dim=1)
         best = (code @ self._code[match]).max(dim=0)
         return 1 - float(best.values), match, near[int(best.indices)]
 
 
 def _placed(
-    picture: Float[Tensor, "B h w"], degrees: Float[Tensor, " B"], shift: Float[Tensor, "B 2"]
-) -> Float[Tensor, "B h w"]:
+    picture: Float[Tensor, "B C h w"], degrees: Float[Tensor, " B"], shift: Float[Tensor, "B 2"]
+) -> Float[Tensor, "B C h w"]:
     """Coarse pictures (0 is background), turned and then shifted by coarse pixels."""
     return (moved(picture * 2 - 1, torch.deg2rad(degrees), shift) + 1) / 2
 
 
-def _unit(picture: Float[Tensor, "B h w"]) -> Float[Tensor, "B P"]:
+def _unit(picture: Float[Tensor, "B C h w"]) -> Float[Tensor, "B P"]:
     flat = picture.flatten(1)
     return functional.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
 
@@ -187,7 +187,7 @@ def neighbourhood(rows: Float[Tensor, "M F"], subject: Int[Tensor, " M"]) -> Flo
     return torch.cat(parts)
 
 
-def twins(net: CopyNet, image: Float[Tensor, "N H W"], closer_than: float) -> list[tuple[int, int]]:
+def twins(net: CopyNet, image: Float[Tensor, "N C H W"], closer_than: float) -> list[tuple[int, int]]:
     """Pairs within a set that lie closer in the embedding than allowed, mirrored ones included."""
     versions = embed(net, image, flips=True)
     pairs = []

@@ -18,17 +18,17 @@ _BACKGROUND = 0.12
 _TEMPERATURE = 0.07
 
 
-def looked_at(image: Float[Tensor, "B H W"]) -> Float[Tensor, "B h w"]:
-    """A slice as the audit sees it: coarse, background 0, foreground by rank (0.25 to 1).
+def looked_at(image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    """A slice as the audit sees it: coarse, background 0, foreground by rank (0.25 to 1), channel by channel.
 
     Ranks do not change under any increasing change of the intensities, such as scaling or gamma.
 
     Args:
         image: In [-1, 1].
     """
-    factor = max(1, round(max(image.shape[1:]) / LONG_SIDE))
-    unit = functional.avg_pool2d((image[:, None].clamp(-1, 1) + 1) / 2, factor)[:, 0]
-    flat = unit.flatten(1)
+    factor = max(1, round(max(image.shape[2:]) / LONG_SIDE))
+    unit = functional.avg_pool2d((image.clamp(-1, 1) + 1) / 2, factor)
+    flat = unit.flatten(2).flatten(0, 1)
     bright = flat.kthvalue(max(1, int(0.98 * flat.shape[1])), dim=1, keepdim=True).values
     inside = flat > _BACKGROUND * bright
     outside = (~inside).sum(dim=1, keepdim=True)
@@ -38,27 +38,28 @@ def looked_at(image: Float[Tensor, "B H W"]) -> Float[Tensor, "B h w"]:
 
 
 class CopyNet(nn.Module):
-    """Convolutions to a unit vector: (B, h, w) as :func:`looked_at` gives them -> (B, F)."""
+    """Convolutions to a unit vector: (B, images, h, w) as :func:`looked_at` gives them -> (B, F)."""
 
-    def __init__(self, features: int = 64, channels: tuple[int, ...] = (16, 32, 64)) -> None:
+    def __init__(self, features: int = 64, channels: tuple[int, ...] = (16, 32, 64), images: int = 1) -> None:
         """Build it.
 
         Args:
             features: F.
             channels: Of the strided convolutions.
+            images: Channels of a slice.
         """
         super().__init__()
         layers: list[nn.Module] = []
-        before = 1
+        before = images
         for width in channels:
             layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
             layers += [nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width), nn.SiLU()]
             before = width
         self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * before, features))
 
-    def forward(self, seen: Float[Tensor, "B h w"]) -> Float[Tensor, "B F"]:
+    def forward(self, seen: Float[Tensor, "B C h w"]) -> Float[Tensor, "B F"]:
         """Embed."""
-        embedded: Tensor = functional.normalize(self.body(seen[:, None] * 2 - 1), dim=1)
+        embedded: Tensor = functional.normalize(self.body(seen * 2 - 1), dim=1)
         return embedded
 
 

@@ -13,11 +13,11 @@ from mri_minority.core.rng import generator_for
 from mri_minority.slices.batches import SliceBatches
 
 
-def build_segmenter(classes: int) -> nn.Module:
-    """A small 2-D U-Net from MONAI: (B, 1, H, W) -> logits (B, classes + 1, H, W)."""
+def build_segmenter(classes: int, images: int = 1) -> nn.Module:
+    """A small 2-D U-Net from MONAI: (B, images, H, W) -> logits (B, classes + 1, H, W)."""
     return UNet(
         spatial_dims=2,
-        in_channels=1,
+        in_channels=images,
         out_channels=classes + 1,
         channels=(16, 32, 64, 128),
         strides=(2, 2, 2),
@@ -48,7 +48,7 @@ def train_segmenter(
     for step in range(steps):
         image, label, _, _ = batches(step)
         generator = generator_for(seed, "segmenter", step)
-        x = _jitter(image, generator)[:, None].to(device)
+        x = _jitter(image, generator).to(device)
         loss = loss_of(net(x), label[:, None].to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -59,11 +59,11 @@ def train_segmenter(
 
 @torch.no_grad()
 def segment(net: nn.Module, image: npt.NDArray[np.float32], device: torch.device) -> npt.NDArray[np.uint8]:
-    """Label maps (N, H, W) of images (N, H, W) in [-1, 1]."""
+    """Label maps (N, H, W) of images (N, I, H, W) in [-1, 1]."""
     net.eval().to(device)
     parts = []
     for start in range(0, len(image), 64):
-        x = torch.as_tensor(image[start : start + 64])[:, None].to(device)
+        x = torch.as_tensor(image[start : start + 64]).to(device)
         parts.append(net(x).argmax(dim=1).to(torch.uint8).cpu().numpy())
     return np.concatenate(parts)
 
@@ -80,7 +80,7 @@ def dice(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], value: int) -> npt.
 
 def _jitter(image: Tensor, generator: torch.Generator) -> Tensor:
     unit = (image + 1) / 2
-    draw = torch.rand(3, len(image), 1, 1, generator=generator)
+    draw = torch.rand(3, *image.shape[:2], 1, 1, generator=generator)
     unit = unit.clamp(min=1e-4) ** (0.8 + 0.4 * draw[0])
     unit = unit * (0.85 + 0.3 * draw[1])
     noise = torch.randn(image.shape, generator=generator) * 0.03 * draw[2]

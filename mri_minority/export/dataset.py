@@ -1,6 +1,7 @@
 """What makes a folder of slices a data set: manifest, data card, and a check that both are still true."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ from nibabel.filebasedimages import ImageFileError
 from pydicom.errors import InvalidDicomError
 
 from mri_minority.core.errors import DataError
-from mri_minority.export.nifti import DESCRIPTION
+from mri_minority.export.nifti import DESCRIPTION, listed
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 
 FORMAT = 1
@@ -79,7 +80,8 @@ def write_data_card(folder: Path, card: DataCard) -> None:
 on {card.train_subjects} subjects.
 
 ## Files
-- `images/NAME.nii.gz`: float32, (H, W, 1), the plane's affine in RAS+ millimetres
+- `images/NAME.nii.gz`: float32, (H, W, 1), the plane's affine in RAS+ millimetres; of several image channels
+  `NAME_0000.nii.gz`, `NAME_0001.nii.gz`, ...
 - `labels/NAME.nii.gz`: uint8, same NAME and affine
 - `manifest.json`: per slice its seed, stratum, levels, attributes and the files' SHA-256
 - `contact_sheet.png`: the first slices, with labels outlined
@@ -157,7 +159,7 @@ def verify_dataset(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     try:
         return _verify_export(folder, manifest) if "files" in manifest else _verify_pairs(folder, manifest)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"expected a manifest that says what every file is in {folder}, found one that does not "
             f"({type(error).__name__}: {error}); it is damaged, or of another version: make the data set again"
@@ -167,24 +169,27 @@ def verify_dataset(folder: Path) -> list[str]:
 def _verify_pairs(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Check what `synthesize` wrote."""
     problems: list[str] = []
-    listed = set(_KNOWN)
+    known = set(_KNOWN)
     root = folder.resolve()
-    for row in manifest["slices"]:
-        for kind in ("image", "label"):
-            if row[kind] is None:
-                continue
-            listed.add(row[kind])
-            path = folder / row[kind]
-            if not path.resolve().is_relative_to(root):
-                problems.append(f"{row[kind]} lies outside the data set")
-            elif not path.is_file():
-                problems.append(f"{row[kind]} is missing")
-            elif sha256_of(path) != row[f"{kind}_sha256"]:
-                problems.append(f"{row[kind]} has changed since it was written")
-            else:
-                problems.extend(f"{row[kind]}: {problem}" for problem in _format_problems(path, kind, row))
+    entries = [
+        (row, kind, name, sha256)
+        for row in manifest["slices"]
+        for kind in ("image", "label")
+        for name, sha256 in zip(listed(row[kind]), listed(row[f"{kind}_sha256"]), strict=True)
+    ]
+    for row, kind, name, sha256 in entries:
+        known.add(name)
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            problems.append(f"{name} lies outside the data set")
+        elif not path.is_file():
+            problems.append(f"{name} is missing")
+        elif sha256_of(path) != sha256:
+            problems.append(f"{name} has changed since it was written")
+        else:
+            problems.extend(f"{name}: {problem}" for problem in _format_problems(path, kind, row))
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
+    problems.extend(f"{name} is not in the manifest" for name in sorted(found - known))
     return problems
 
 
@@ -203,9 +208,9 @@ def _verify_export(folder: Path, manifest: dict[str, Any]) -> list[str]:
             problems.append(f"{name} has changed since it was written")
         elif name.endswith((".nii.gz", ".dcm")):
             problems.extend(f"{name}: {problem}" for problem in _export_problems(path, rows))
-    listed = {"manifest.json", *(entry["path"] for entry in manifest["files"])}
+    known = {"manifest.json", *(entry["path"] for entry in manifest["files"])}
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    problems.extend(f"{name} is not in the manifest" for name in sorted(found - listed))
+    problems.extend(f"{name} is not in the manifest" for name in sorted(found - known))
     return problems
 
 
@@ -222,8 +227,8 @@ def _export_problems(path: Path, rows: dict[str, dict[str, Any]]) -> list[str]:
         except (InvalidDicomError, OSError, EOFError, ValueError) as error:
             return [f"cannot be read ({type(error).__name__})"]
         return [] if header.get("SyntheticData") == "YES" else ["is not marked synthetic"]
-    name = _plain(path.name.split("_desc-")[0].removeprefix("sub-").split(".")[0])
-    row = rows.get(name, rows.get(name.removesuffix("0000")))  # nnU-Net's channel
+    stem = re.split(r"_(?:ce|desc)-", path.name)[0].removeprefix("sub-").split(".")[0]
+    row = rows.get(_plain(stem), rows.get(_plain(re.sub(r"_\d{4}$", "", stem))))  # a channel's number
     if row is None:
         return ["is none of the manifest's slices"]
     kind = "label" if path.parent.name.startswith("labels") or "_dseg" in path.name else "image"

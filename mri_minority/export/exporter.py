@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.export.nifti import DESCRIPTION
+from mri_minority.export.nifti import DESCRIPTION, listed, read_plane
 from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import sha256_of, write_bytes_atomic
 from mri_minority.volumes.geometry import lift_thickness, squared
@@ -28,7 +27,7 @@ class Case:
 
     Args:
         name: `synth_00007`, or `real_0003_012`: a number that stands for the subject, and the slice's.
-        image: float32 (H, W), source units.
+        image: float32 (I, H, W), source units.
         label: uint8 (H, W), or None.
         affine: (4, 4), pixel (i, j, 0) -> RAS+ millimetres; its third column may be lifted.
         thickness_mm: True distance between neighbouring planes.
@@ -52,9 +51,9 @@ class Case:
         """Whether it is of a real subject kept for testing."""
         return not self.synthetic and self.fold is None
 
-    def image_bytes(self) -> bytes:
-        """The image as .nii.gz."""
-        return self._encoded(self.image)
+    def image_bytes(self) -> list[bytes]:
+        """The image channels as .nii.gz."""
+        return [self._encoded(plane) for plane in self.image]
 
     def label_bytes(self) -> bytes:
         """The label map as .nii.gz.
@@ -78,14 +77,14 @@ class Facts:
 
     Args:
         label_names: Classes 1, 2, ...
-        sequence: Kind of image, for example "T1" or "FLAIR".
-        white: Intensity that stands for +1 in the model.
+        sequences: What every image channel is, for example ("T1", "FLAIR").
+        white: Intensity that stands for +1 in the model, for every channel.
         header: The source's manifest without its rows.
     """
 
     label_names: tuple[str, ...]
-    sequence: str
-    white: float
+    sequences: tuple[str, ...]
+    white: tuple[float, ...]
     header: dict[str, Any]
 
 
@@ -122,12 +121,11 @@ def synthetic_cases(folder: Path, manifest: dict[str, Any]) -> Iterator[Case]:
         DataError: A file is missing or is not what the manifest says.
     """
     for row in manifest["slices"]:
-        image = _plane(folder, row, "image")
-        label = _plane(folder, row, "label") if row["label"] else None
+        labels = _planes(folder, row, "label")
         yield Case(
             name=str(row["name"]),
-            image=image.astype(np.float32),
-            label=None if label is None else label.astype(np.uint8),
+            image=np.stack(_planes(folder, row, "image")).astype(np.float32),
+            label=labels[0].astype(np.uint8) if labels else None,
             affine=np.array(row["affine"], np.float64),
             thickness_mm=float(row["true_thickness_mm"]),
             synthetic=True,
@@ -154,7 +152,7 @@ def real_cases(store: SliceStore) -> Iterator[Case]:
         name = f"real_{number[row.subject]:04d}_{count[row.subject]:03d}"
         yield Case(
             name=name,
-            image=((image[0] + 1) / 2 * np.float32(ceiling * row.scale)).astype(np.float32),
+            image=((image[0] + 1) / 2 * (ceiling * np.array(row.scale, np.float32))[:, None, None]).astype(np.float32),
             label=label[0] if store.label_names else None,
             affine=affine,
             thickness_mm=thickness_mm,
@@ -169,10 +167,14 @@ def write_case_file(path: Path, data: bytes) -> None:
     write_bytes_atomic(path, data)
 
 
-def _plane(folder: Path, row: dict[str, Any], kind: str) -> npt.NDArray[Any]:
-    path = folder / row[kind]
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"expected files inside {folder}, the manifest lists {row[kind]}; make the data set again")
-    if sha256_of(path) != row[f"{kind}_sha256"]:
-        raise DataError(f"expected {row[kind]} as it was written, it has changed; run `mri-minority verify` on it")
-    return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
+def _planes(folder: Path, row: dict[str, Any], kind: str) -> list[npt.NDArray[Any]]:
+    """The files of a row that are of a kind, checked and read."""
+    planes = []
+    for name, sha256 in zip(listed(row[kind]), listed(row[f"{kind}_sha256"]), strict=True):
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"expected files inside {folder}, the manifest lists {name}; make the data set again")
+        if sha256_of(path) != sha256:
+            raise DataError(f"expected {name} as it was written, it has changed; run `mri-minority verify` on it")
+        planes.append(read_plane(path))
+    return planes

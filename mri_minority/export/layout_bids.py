@@ -9,7 +9,14 @@ from mri_minority.core.errors import DataError
 from mri_minority.export.exporter import Case, Facts, write_case_file
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 
-_SUFFIX = {"T1": "T1w", "T1CE": "T1w", "T2": "T2w", "FLAIR": "FLAIR", "PD": "PDw"}
+_FILE = {
+    "T1": "desc-synthetic_T1w",
+    "T1CE": "ce-contrast_desc-synthetic_T1w",
+    "T2": "desc-synthetic_T2w",
+    "FLAIR": "desc-synthetic_FLAIR",
+    "PD": "desc-synthetic_PDw",
+}
+"""Sequence -> what follows the participant in a file's name."""
 
 
 class BidsExporter:
@@ -20,17 +27,18 @@ class BidsExporter:
 
     def write(self, folder: Path, cases: Iterable[Case], facts: Facts) -> None:
         """See :class:`mri_minority.export.exporter.Exporter`."""
-        suffix = _SUFFIX.get(facts.sequence)
-        if suffix is None:
-            have = ", ".join(_SUFFIX)
-            raise DataError(f"expected a sequence that BIDS has a suffix for ({have}), found {facts.sequence!r}")
+        unknown = [name for name in facts.sequences if name not in _FILE]
+        if unknown or len(set(facts.sequences)) < len(facts.sequences):
+            have, found = ", ".join(_FILE), ", ".join(facts.sequences)
+            raise DataError(f"expected sequences that BIDS has a suffix for ({have}), each once, found {found}")
         participants = []
         for case in cases:
             subject = "sub-" + "".join(c for c in case.name if c.isalnum())
             participants.append(subject)
             stem = folder / subject / "anat" / f"{subject}_desc-synthetic"
-            write_case_file(stem.with_name(f"{stem.name}_{suffix}.nii.gz"), case.image_bytes())
-            write_json_atomic(stem.with_name(f"{stem.name}_{suffix}.json"), _sidecar(case, False))
+            for name, data in zip(facts.sequences, case.image_bytes(), strict=True):
+                write_case_file(stem.with_name(f"{subject}_{_FILE[name]}.nii.gz"), data)
+                write_json_atomic(stem.with_name(f"{subject}_{_FILE[name]}.json"), _sidecar(case, False))
             if case.label is not None:
                 write_case_file(stem.with_name(f"{stem.name}_dseg.nii.gz"), case.label_bytes())
                 write_json_atomic(stem.with_name(f"{stem.name}_dseg.json"), _sidecar(case, True))

@@ -18,7 +18,7 @@ def dataset_folder(out: Path) -> Path:
 
 
 class NnunetExporter:
-    """`imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `dataset.json`, `splits_final.json`.
+    """`imagesTr/CASE_0000.nii.gz` (`_0001`, ...: more channels), `labelsTr/CASE.nii.gz`, `dataset.json`, `splits_final.json`.
 
     Args:
         below: Folder of the data set within the one that is written to; see :func:`dataset_folder`.
@@ -53,13 +53,14 @@ to validate on, and training stops at once, on purpose. `imagesTs` and `labelsTs
                 synthetic.append(case.name)
             elif case.fold is not None:
                 real.setdefault(case.fold, []).append(case.name)
-            write_case_file(root / f"images{part}" / f"{case.name}_0000.nii.gz", case.image_bytes())
+            for number, data in enumerate(case.image_bytes()):
+                write_case_file(root / f"images{part}" / f"{case.name}_{number:04d}.nii.gz", data)
             write_case_file(root / f"labels{part}" / f"{case.name}.nii.gz", case.label_bytes())
         if not facts.label_names:
             raise DataError("expected label maps for nnU-Net, this model draws none; choose --to nifti or bids")
         training = [*synthetic, *(name for names in real.values() for name in names)]
         dataset = {
-            "channel_names": {"0": facts.sequence},
+            "channel_names": {str(n): name for n, name in enumerate(facts.sequences)},
             "labels": {"background": 0, **{name: n for n, name in enumerate(facts.label_names, start=1)}},
             "numTraining": len(training),
             "file_ending": ".nii.gz",

@@ -2,8 +2,9 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -24,10 +25,10 @@ class SliceFiles(TypedDict):
 
     name: str
     """File name without ending."""
-    image: str
-    """Path of the image in the data set."""
-    image_sha256: str
-    """Hash of the image file (hex)."""
+    image: str | list[str]
+    """Path of the image in the data set; of several channels a list, as in MONAI's lists."""
+    image_sha256: str | list[str]
+    """Hash of the image file (hex), or a list of them."""
     label: str | None
     """Path of the label map in the data set, or None."""
     label_sha256: str | None
@@ -48,12 +49,12 @@ def export_slice(
     affine: npt.NDArray[np.float64],
     trace: dict[str, Any],
 ) -> SliceFiles:
-    """Write `images/NAME.nii.gz` and `labels/NAME.nii.gz`.
+    """Write `images/NAME.nii.gz` (of several channels `NAME_0000.nii.gz`, `NAME_0001.nii.gz`) and `labels/NAME.nii.gz`.
 
     Args:
         folder: The data set.
         name: File name without ending.
-        image: float32 (H, W), source units.
+        image: float32 (I, H, W), source units.
         label: uint8 (H, W), or None.
         affine: (4, 4), pixel (i, j, 0) -> RAS+ millimetres. Its column 2 is made the plane's normal, and lifted to
             the largest in-plane spacing; the pixels, all at k = 0, stay where they are.
@@ -68,11 +69,12 @@ def export_slice(
     _check(name, image, label)
     lifted, true_mm = lift_thickness(squared(affine))
     trace = {**trace, "true_thickness_mm": round(true_mm, 4)}
-    image_path, label_path = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
+    paths, label_path = [f"images/{file}" for file in channel_files(name, len(image))], f"labels/{name}.nii.gz"
+    hashes = [_write(folder / path, plane, lifted, trace) for path, plane in zip(paths, image, strict=True)]
     row = SliceFiles(
         name=name,
-        image=image_path,
-        image_sha256=_write(folder / image_path, image, lifted, trace),
+        image=plain(paths),
+        image_sha256=plain(hashes),
         label=None,
         label_sha256=None,
         affine=lifted.tolist(),
@@ -85,15 +87,35 @@ def export_slice(
     return row
 
 
+def channel_files(name: str, channels: int) -> list[str]:
+    """File names of the channels of a slice: numbered as nnU-Net does, where there are several."""
+    return [f"{name}.nii.gz"] if channels == 1 else [f"{name}_{number:04d}.nii.gz" for number in range(channels)]
+
+
+def plain(values: list[str]) -> str | list[str]:
+    """A list as it is written: alone, a value stands without brackets, as in MONAI's lists."""
+    return values[0] if len(values) == 1 else values
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """The inverse of :func:`plain`; nothing gives an empty list."""
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def read_plane(path: Path) -> npt.NDArray[Any]:
+    """The plane of a file (H, W, 1), as (H, W)."""
+    return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
+
+
 def _check(name: str, image: npt.NDArray[Any], label: npt.NDArray[Any] | None) -> None:
     plain = name.isprintable() and not set(name) & set('/\\:*?"<>|') and not name.startswith(".")
     if not plain or not 0 < len(name.encode("utf-8", "replace")) <= _MAX_NAME:
         raise DataError(f"expected a plain file name for a slice, found {name!a}; use letters, digits, '_' and '-'")
-    if image.ndim != 2 or image.dtype != np.float32:
-        raise DataError(f"expected a float32 image (H, W) for {name}, found {image.dtype} {image.shape}; convert it")
-    if label is not None and (label.shape != image.shape or label.dtype != np.uint8):
+    if image.ndim != 3 or image.dtype != np.float32:
+        raise DataError(f"expected a float32 image (I, H, W) for {name}, found {image.dtype} {image.shape}; convert it")
+    if label is not None and (label.shape != image.shape[1:] or label.dtype != np.uint8):
         raise DataError(
-            f"expected a uint8 label map {image.shape} for {name}, found {label.dtype} {label.shape}; convert it"
+            f"expected a uint8 label map {image.shape[1:]} for {name}, found {label.dtype} {label.shape}; convert it"
         )
 
 

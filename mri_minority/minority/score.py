@@ -98,15 +98,16 @@ def combine(parts: Tensor, weights: Tensor, stratum: Strata) -> MinorityScores:
     return MinorityScores(each.mean(dim=1), error, stability)
 
 
-def part_weights(parts: Tensor, stratum: Strata, strata: int, kind: str) -> Tensor:
+def part_weights(parts: Tensor, stratum: Strata, strata: int, kind: str, images: int = 1) -> Tensor:
     """How much every part counts in every stratum: (T, P), rows summing to 1.
 
     Args:
-        parts: Of the training slices (N, draws, P); part 0 is the image, the others the labels.
+        parts: Of the training slices (N, draws, P); the first ones are the image channels, the others the labels.
         stratum: (N,).
         strata: T.
         kind: "image", "labels", "both" (plain squared error of the state) or "balanced" (every part in units of its
             own mean in the stratum, so that a small structure counts as much as the cortex).
+        images: How many parts are image channels.
 
     Raises:
         ValueError: An unknown kind, or label parts wanted where there are none.
@@ -114,10 +115,10 @@ def part_weights(parts: Tensor, stratum: Strata, strata: int, kind: str) -> Tens
     width = parts.shape[2]
     if kind == "image":
         row = torch.zeros(width)
-        row[0] = 1
-    elif kind == "labels" and width > 1:
+        row[:images] = 1
+    elif kind == "labels" and width > images:
         row = torch.ones(width)
-        row[0] = 0
+        row[:images] = 0
     elif kind in ("both", "balanced"):
         row = torch.ones(width)
     else:

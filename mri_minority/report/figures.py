@@ -20,13 +20,17 @@ def as_shown(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 
 def tile(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, zoom: int = 2) -> npt.NDArray[np.uint8]:
-    """One slice as an RGB picture, labels outlined.
+    """One slice as an RGB picture, its channels side by side, labels outlined in each.
 
     Args:
-        image: (H, W) in [-1, 1].
+        image: (I, H, W) in [-1, 1].
         label: (H, W) classes to outline, or None.
         zoom: Screen pixels per slice pixel.
     """
+    return np.concatenate([_channel(plane, label, zoom) for plane in image], axis=1)
+
+
+def _channel(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, zoom: int) -> npt.NDArray[np.uint8]:
     grey = as_shown((image.astype(np.float64).clip(-1, 1) + 1) / 2)
     size = (grey.shape[0] * zoom, grey.shape[1] * zoom)
     big = resize(grey, size, order=1)
@@ -56,13 +60,15 @@ def sheet_pixels(
     """For every group its slices plain, and below each the same slice with its labels outlined: RGB (h, w, 3).
 
     Args:
-        rows: (title, images (n, H, W), labels (n, H, W)) for every group.
-        columns: Slices beside one another.
+        rows: (title, images (n, I, H, W), labels (n, H, W)) for every group.
+        columns: Pictures beside one another: slices times their channels.
         zoom: Screen pixels per slice pixel.
     """
     bands = []
+    channels, across = rows[0][1].shape[1:3]
+    columns = max(1, columns // channels)
     for title, images, labels in rows:
-        bands.append(_banner(title, columns * (images.shape[1] * zoom + 2)))
+        bands.append(_banner(title, columns * (channels * across * zoom + 2)))
         for start in range(0, len(images), columns):
             part = slice(start, start + columns)
             bands.append(_strip([tile(i, None, zoom) for i in images[part]], columns))

@@ -28,7 +28,7 @@ class Page:
         metrics: As in metrics.json.
         manifest: Of the data set.
         card: Its data card.
-        image: float32 (N, H, W) in [-1, 1].
+        image: float32 (N, I, H, W) in [-1, 1].
         label: uint8 (N, H, W), or None.
         suspicious: Positions of the most suspicious slices, worst first (K,).
         matches: The training slice nearest to each of them (K, H, W).

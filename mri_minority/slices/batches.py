@@ -27,12 +27,12 @@ class SliceBatches:
         self.stratum = torch.as_tensor(store.strata()[index])
         height, width = store.header["settings"]["size"]
         self._cache: tuple[npt.NDArray[np.float16], npt.NDArray[np.uint8]] | None = None
-        if len(index) * height * width * 3 <= _CACHE_BYTES:
+        if len(index) * height * width * (2 * store.channels + 1) <= _CACHE_BYTES:
             image, label = store.read(index)
             self._cache = (image.astype(np.float16), label)
 
     def __call__(self, step: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Batch of a step: image (B, H, W) float32, label (B, H, W) uint8, stratum (B,), position in index (B,).
+        """Batch of a step: image (B, I, H, W) float32, label (B, H, W) uint8, stratum (B,), position in index (B,).
 
         With `rows`, only those of the batch.
         """

@@ -1,7 +1,7 @@
 """Cut a volume into slices with their labels, heights and true affines."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,12 +53,12 @@ class CutSlices:
     """Slices of one volume.
 
     Args:
-        image: float32 (n, H, W) in [-1, 1].
+        image: float32 (n, I, H, W) in [-1, 1], one channel per volume.
         label: uint8 (n, H, W), 0 where nothing is labelled.
         height: Normalised height of each slice within the foreground (n,).
         index: Position of each slice along the slicing axis of the resampled volume (n,).
         affine: float64 (n, 4, 4), pixel (i, j, 0) -> RAS+ millimetres.
-        scale: Intensity in source units that maps to the ceiling divided by `ceiling`.
+        scale: Of every channel, the intensity in source units that maps to the ceiling divided by `ceiling`.
     """
 
     image: npt.NDArray[np.float32]
@@ -66,22 +66,27 @@ class CutSlices:
     height: npt.NDArray[np.float64]
     index: npt.NDArray[np.int64]
     affine: npt.NDArray[np.float64]
-    scale: float
+    scale: tuple[float, ...]
 
 
-def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
-    """Apply the transforms and cut the volume into slices.
+def cut_slices(volumes: Sequence[Volume], settings: SliceSettings) -> CutSlices:
+    """Apply the transforms and cut a head into slices.
+
+    Args:
+        volumes: The image channels, all on the grid of the first, whose label map counts.
+        settings: How to cut.
 
     Raises:
         DataError: The volume has no foreground, lacks a needed label, or has no slice in the wanted heights.
     """
+    volume = volumes[0]
     if settings.labels and volume.label is None:
         raise DataError(f"expected a label map beside {volume.series}, found none; add one or leave the volume out")
     _check_resampled_size(volume, settings)
     affine = torch.as_tensor(volume.affine)
-    data = {"image": MetaTensor(torch.as_tensor(volume.image), affine=affine)}
+    data = {"image": MetaTensor(torch.as_tensor(np.stack([one.image for one in volumes])), affine=affine)}
     if settings.labels:
-        data["label"] = MetaTensor(torch.as_tensor(np.asarray(volume.label, dtype=np.float32)), affine=affine)
+        data["label"] = MetaTensor(torch.as_tensor(np.asarray(volume.label, dtype=np.float32))[None], affine=affine)
     try:
         done = settings.transforms()(data)
     except RuntimeError as error:
@@ -90,9 +95,9 @@ def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
             raise error.__cause__ from error
         raise
     axis = AXES[settings.plane]
-    image = np.moveaxis(done["image"].as_tensor().numpy()[0], axis, 0)
+    image = np.moveaxis(done["image"].as_tensor().numpy(), axis + 1, 0)
     mask = np.moveaxis(done["mask"].as_tensor().numpy()[0], axis, 0) > 0
-    label = np.zeros(image.shape, np.uint8)
+    label = np.zeros(mask.shape, np.uint8)
     if settings.labels:
         label = np.moveaxis(done["label"].as_tensor().numpy()[0], axis, 0).round().astype(np.uint8)
     filled = np.flatnonzero(mask.any(axis=(1, 2)))
@@ -110,7 +115,7 @@ def cut_slices(volume: Volume, settings: SliceSettings) -> CutSlices:
         height[kept],
         index,
         planes,
-        float(done["scale"]),
+        done["scale"],
     )
 
 

@@ -15,11 +15,15 @@ from zarr.codecs import ZstdCodec
 
 from mri_minority.core.errors import DataError
 from mri_minority.slices.select import CutSlices
+from mri_minority.slices.strata import UNKNOWN, Kind
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 
-FORMAT = 1
+FORMAT = 2
+_READABLE = (1, 2)
+"""Format 1 knew one image channel, and neither sequence nor site of a slice."""
+
 _CHUNK = 8
-_COLUMNS = ("subject", "series", "sha256", "index", "height", "stratum", "split", "scale", "affine")
+_COLUMNS = ("subject", "series", "sha256", "index", "height", "stratum", "split", "sequence", "site", "scale", "affine")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,9 @@ class Row:
         height: Normalised height within the foreground, 0 to 1.
         stratum: Index of its stratum; -1 until the strata are known.
         split: "train" or "holdout".
-        scale: Foreground's 99.5th percentile in source units.
+        sequence: Kind of image, for example "T1"; "" where the source does not say, or for several channels.
+        site: Where it was acquired, as far as the source says; never who is shown.
+        scale: Foreground's 99.5th percentile of every image channel, in source units.
         affine: 16 numbers, row by row: pixel (i, j, 0) -> RAS+ millimetres.
     """
 
@@ -45,29 +51,32 @@ class Row:
     height: float
     stratum: int
     split: str
-    scale: float
+    sequence: str
+    site: str
+    scale: tuple[float, ...]
     affine: tuple[float, ...]
 
 
 class StoreWriter:
     """Appends volumes to a store under construction; a volume is either wholly in it or not at all."""
 
-    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int], channels: int = 1) -> None:
         """Open a store under construction, or begin it.
 
         Args:
             folder: Where it is built.
             size: In-plane size (H, W).
+            channels: Image channels of every slice.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._journal = folder / "rows.jsonl"
         if not self._journal.exists():
-            for name, dtype in (("image", "float16"), ("label", "uint8")):
+            for name, each, dtype in (("image", (channels, *size), "float16"), ("label", size, "uint8")):
                 zarr.create_array(
                     folder / f"{name}.zarr",
-                    shape=(0, *size),
-                    chunks=(_CHUNK, *size),
+                    shape=(0, *each),
+                    chunks=(_CHUNK, *each),
                     dtype=dtype,
                     compressors=ZstdCodec(level=0, checksum=True),  # a changed byte is noticed when it is read
                     overwrite=True,
@@ -76,7 +85,7 @@ class StoreWriter:
         self.rows = self._complete_rows()
         self._arrays = [zarr.open_array(folder / f"{name}.zarr", mode="r+") for name in ("image", "label")]
         for array in self._arrays:
-            array.resize((len(self.rows), *size))
+            array.resize((len(self.rows), *array.shape[1:]))
 
     def _complete_rows(self) -> list[Row]:
         """Rows of the volumes whose line was wholly written; a torn last line is dropped."""
@@ -89,10 +98,10 @@ class StoreWriter:
         """Hashes of the source files that are in."""
         return frozenset(row.sha256 for row in self.rows)
 
-    def append(self, cut: CutSlices, subject: str, series: str, sha256: str, split: str) -> None:
+    def append(self, cut: CutSlices, subject: str, series: str, sha256: str, split: str, kind: Kind = UNKNOWN) -> None:
         """Append one volume: arrays first, then one journal line that makes them count."""
         rows = [
-            Row(subject, series, sha256, int(i), float(h), -1, split, cut.scale, tuple(map(float, a.ravel())))
+            Row(subject, series, sha256, int(i), float(h), -1, split, *kind, cut.scale, tuple(map(float, a.ravel())))
             for i, h, a in zip(cut.index, cut.height, cut.affine, strict=True)
         ]
         news: tuple[npt.NDArray[Any], ...] = (cut.image.astype(np.float16), cut.label)
@@ -108,7 +117,7 @@ class StoreWriter:
 
         Args:
             strata: Stratum of every row.
-            header: What to remember: settings, strata, label names, counts.
+            header: What to remember: settings, strata, channel and label names, counts.
         """
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -124,7 +133,9 @@ class StoreWriter:
                     repr(row.height),
                     stratum,
                     row.split,
-                    row.scale,
+                    row.sequence,
+                    row.site,
+                    " ".join(repr(value) for value in row.scale),
                     affine,
                 ]
             )
@@ -149,9 +160,9 @@ class SliceStore:
                 f"expected a finished slice store at {folder} (a store.json in it), found none; run `prepare` first"
             )
         self.header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if self.header.get("format") != FORMAT:
+        if self.header.get("format") not in _READABLE:
             raise DataError(
-                f"expected store format {FORMAT}, found {self.header.get('format')} in {path}; prepare it anew"
+                f"expected store format {FORMAT} or older, found {self.header.get('format')} in {path}; prepare it anew"
             )
         with (folder / "slices.tsv").open(encoding="utf-8", newline="") as table:
             self.rows = [_row(entry) for entry in csv.DictReader(table, delimiter="\t")]
@@ -169,6 +180,16 @@ class SliceStore:
         return tuple(self.header["label_names"])
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the image channels, for example ("T1", "FLAIR"); "" where nothing says what it is."""
+        return tuple(self.header.get("channel_names", [self.header["settings"].get("sequence", "")]))
+
+    @property
+    def channels(self) -> int:
+        """Image channels of every slice."""
+        return int(self._image.shape[1]) if self._image.ndim == 4 else 1
+
+    @property
     def strata_names(self) -> tuple[str, ...]:
         """Names of the strata 0, 1, ..."""
         return tuple(self.header["strata"]["names"])
@@ -181,8 +202,16 @@ class SliceStore:
         """Stratum of every slice (N,)."""
         return np.array([row.stratum for row in self.rows], dtype=np.int64)
 
+    def heights(self) -> npt.NDArray[np.float64]:
+        """Normalised height of every slice (N,)."""
+        return np.array([row.height for row in self.rows])
+
+    def kinds(self) -> list[Kind]:
+        """Sequence and site of every slice."""
+        return [(row.sequence, row.site) for row in self.rows]
+
     def read(self, index: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-        """Images (n, H, W) float32 in [-1, 1] and labels (n, H, W) of the given positions.
+        """Images (n, I, H, W) float32 in [-1, 1] and labels (n, H, W) of the given positions.
 
         Raises:
             DataError: A chunk is missing, damaged or cannot be read.
@@ -193,12 +222,12 @@ class SliceStore:
             raise DataError(
                 f"expected whole slices in {self.folder}, found a damaged chunk ({error}); prepare the store anew"
             ) from error
-        return np.asarray(image).astype(np.float32), np.asarray(label).astype(np.uint8)
+        planes = np.asarray(image).astype(np.float32)
+        planes = planes.reshape(len(planes), self.channels, *planes.shape[-2:])
+        return planes, np.asarray(label).astype(np.uint8)
 
 
 def _row(entry: dict[str, Any]) -> Row:
-    affine = entry["affine"]
-    numbers = affine.split() if isinstance(affine, str) else affine
     return Row(
         subject=entry["subject"],
         series=entry["series"],
@@ -207,6 +236,13 @@ def _row(entry: dict[str, Any]) -> Row:
         height=float(entry["height"]),
         stratum=int(entry["stratum"]),
         split=entry["split"],
-        scale=float(entry["scale"]),
-        affine=tuple(float(number) for number in numbers),
+        sequence=entry.get("sequence", ""),
+        site=entry.get("site", ""),
+        scale=_numbers(entry["scale"]),
+        affine=_numbers(entry["affine"]),
     )
+
+
+def _numbers(said: str | list[float]) -> tuple[float, ...]:
+    """Numbers of a cell of the table, or of the journal."""
+    return tuple(float(number) for number in (said.split() if isinstance(said, str) else said))

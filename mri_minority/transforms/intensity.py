@@ -60,7 +60,7 @@ def head_mask(image: torch.Tensor) -> torch.Tensor:
     """Find the head: the largest piece of what is brighter than Otsu's threshold.
 
     Args:
-        image: (1, X, Y, Z), any unit.
+        image: (I, X, Y, Z), any unit; the first channel decides.
 
     Returns:
         float32 (1, X, Y, Z), 0 or 1.
@@ -83,6 +83,8 @@ def head_mask(image: torch.Tensor) -> torch.Tensor:
 class ScaleByForegroundd(MapTransform):
     """Map intensities to [-1, 1]: zero to -1, ceiling times the foreground's 99.5th percentile to +1, clipped.
 
+    Every channel is scaled by itself: the units of two sequences have nothing to do with each other.
+
     Args:
         image_key: What to scale.
         mask_key: The foreground.
@@ -95,14 +97,17 @@ class ScaleByForegroundd(MapTransform):
         self.mask_key, self.ceiling = mask_key, ceiling
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the image scaled and "scale", the percentile in source units, added."""
+        """Return the data with the image scaled and "scale", the percentiles in source units, added."""
         result = dict(data)
-        mask = torch.as_tensor(result[self.mask_key]) > 0
+        mask = torch.as_tensor(result[self.mask_key])[0] > 0
         for key in self.key_iterator(result):
             image = result[key]
-            scale = float(np.percentile(torch.as_tensor(image)[mask].cpu().numpy(), 99.5))
-            if scale <= 0:
-                raise DataError(f"expected positive intensities inside the head, found a 99.5th percentile of {scale}")
-            result[key] = (image / scale).clamp(0, self.ceiling) * (2 / self.ceiling) - 1
-            result["scale"] = scale
+            scale = [float(np.percentile(torch.as_tensor(plane)[mask].cpu().numpy(), 99.5)) for plane in image]
+            if min(scale) <= 0:
+                raise DataError(
+                    f"expected positive intensities inside the head, found a 99.5th percentile of {min(scale)}"
+                )
+            unit = (image / torch.tensor(scale)[:, None, None, None]).clamp(0, self.ceiling)
+            result[key] = unit * (2 / self.ceiling) - 1
+            result["scale"] = tuple(scale)
         return result

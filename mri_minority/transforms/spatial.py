@@ -7,7 +7,6 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import (
     Compose,
-    EnsureChannelFirstd,
     EnsureTyped,
     MapTransform,
     Orientationd,
@@ -73,8 +72,8 @@ def brain_transforms(
 ) -> Compose:
     """From a volume in any orientation to a cropped RAS+ volume in model units.
 
-    Takes and returns a dictionary with "image" and, if there are regions, "label", both MetaTensors. Adds "mask",
-    the foreground.
+    Takes and returns a dictionary with "image" (I, X, Y, Z) and, if there are regions, "label" (1, X, Y, Z), both
+    MetaTensors. Adds "mask", the foreground, and "scale", see :class:`ScaleByForegroundd`.
 
     Args:
         spacing_mm: Target voxel spacing along R, A, S; -1 keeps an axis as it is.
@@ -88,7 +87,6 @@ def brain_transforms(
     modes = ["bilinear", "nearest"][: len(keys)]
     return Compose(
         [
-            EnsureChannelFirstd(keys=keys, channel_dim="no_channel"),
             EnsureTyped(keys=keys, dtype=torch.float32),
             Orientationd(keys=keys, axcodes="RAS", labels=None),
             Spacingd(keys=keys, pixdim=spacing_mm, mode=modes, padding_mode="border"),

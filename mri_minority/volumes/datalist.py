@@ -3,12 +3,21 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown
+from mri_minority.volumes.sites import plain_site
 
 _MAX_BYTES = 64 * 1024**2
+
+
+class Entry(NamedTuple):
+    """A listed case: its image, or several where its channels are separate files; its label map; its site."""
+
+    images: tuple[Path, ...]
+    label: Path | None
+    site: str
 
 
 @dataclass(frozen=True)
@@ -16,13 +25,12 @@ class Datalist:
     """What a dataset.json says.
 
     Args:
-        pairs: Image and its label map, or None, for every listed training and validation case; several images where a
-            case has its channels in separate files.
+        entries: Every listed training and validation case.
         channels: Channel number -> name, as far as the file tells.
         lists: Whether the file lists images at all (nnU-Net's does not).
     """
 
-    pairs: tuple[tuple[tuple[Path, ...], Path | None], ...]
+    entries: tuple[Entry, ...]
     channels: dict[int, str]
     lists: bool
 
@@ -41,18 +49,18 @@ def read_datalist(path: Path) -> Datalist:
         raise DataError(f"expected JSON in {shown(path)}, found {type(error).__name__}; mend or remove it") from error
     if not isinstance(content, dict):
         raise DataError(f"expected a JSON object in {shown(path)}, found {type(content).__name__}; mend or remove it")
-    pairs: list[tuple[tuple[Path, ...], Path | None]] = []
+    found: list[Entry] = []
     lists = [content[key] for key in ("training", "validation") if isinstance(content.get(key), list)]
     for number, entry in enumerate(item for entries in lists for item in entries):
-        pairs.append(_pair(path, number, entry))
+        found.append(_entry(path, number, entry))
     named = content.get("channel_names", content.get("modality"))
     channels: dict[int, str] = {}
     if isinstance(named, dict):
         channels = {int(k): str(v) for k, v in named.items() if str(k).isdecimal() and len(str(k)) < 5}
-    return Datalist(tuple(pairs), channels, bool(lists))
+    return Datalist(tuple(found), channels, bool(lists))
 
 
-def _pair(path: Path, number: int, entry: Any) -> tuple[tuple[Path, ...], Path | None]:
+def _entry(path: Path, number: int, entry: Any) -> Entry:
     images = entry.get("image") if isinstance(entry, dict) else entry
     label = entry.get("label") if isinstance(entry, dict) else None
     several = images if isinstance(images, list) else [images]
@@ -61,7 +69,9 @@ def _pair(path: Path, number: int, entry: Any) -> tuple[tuple[Path, ...], Path |
             f'expected {{"image": path, "label": path}} as entry {number} in {shown(path)}, found {str(entry)[:80]!a}; '
             "mend it"
         )
-    return tuple(_inside(path, str(image)) for image in several), _inside(path, str(label)) if label else None
+    site = plain_site(entry.get("site", "")) if isinstance(entry, dict) else ""
+    images = tuple(_inside(path, str(image)) for image in several)
+    return Entry(images, _inside(path, str(label)) if label else None, site)
 
 
 def _inside(path: Path, entry: str) -> Path:

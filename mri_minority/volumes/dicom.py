@@ -23,6 +23,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown
 from mri_minority.volumes.dicom_frames import Frame, frames_of
 from mri_minority.volumes.geometry import Affine
+from mri_minority.volumes.sites import scanner_of
 
 _ENDING = re.compile(r"\.(dcm|dicom|ima)$", re.IGNORECASE)
 _SEQUENCE = re.compile(r"FLAIR|T1|T2|PD", re.IGNORECASE)
@@ -36,13 +37,14 @@ _ONE_AT_A_TIME = RLock()
 """Python's warning filters belong to the whole process: two threads must not change them at once."""
 
 # What is read of a header. Of these, PatientID and the UIDs are only hashed, the descriptions only searched for the
-# name of a sequence; names, dates, addresses and everything else that says who it is are not even parsed.
+# name of a sequence and the maker for those of makers; names, dates, addresses and everything else that says who it is
+# are not even parsed.
 _TAGS = [
     *("SOPClassUID", "Modality", "ImageType", "BurnedInAnnotation", "PatientIdentityRemoved"),
     *("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "SeriesDescription", "ProtocolName"),
     *("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "RescaleSlope", "RescaleIntercept"),
     *("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "Manufacturer", "MagneticFieldStrength"),
 ]
 
 
@@ -56,6 +58,8 @@ class DicomSeries:
         series: Hashed key of the series; says nothing of what the header says.
         sequence: "T1", "T2", "FLAIR" or "PD" where the description says so, or None.
         anonymous: Whether every header says that the patient's identity was removed.
+        scanner: Maker and field strength, see :func:`mri_minority.volumes.sites.scanner_of`.
+        study: Hashed key of the examination.
         problem: Why it cannot be used, or None.
     """
 
@@ -64,6 +68,8 @@ class DicomSeries:
     series: str
     sequence: str | None
     anonymous: bool
+    scanner: str
+    study: str
     problem: str | None = None
 
     @property
@@ -155,6 +161,7 @@ class _Said:
     patient: str
     sequence: str | None
     anonymous: bool
+    scanner: str
     problem: str | None
 
     @classmethod
@@ -177,6 +184,7 @@ class _Said:
             patient=str(header.get("PatientID", "") or "").strip() or f"study {study}",
             sequence=found.group(0).upper() if found else None,
             anonymous=str(header.get("PatientIdentityRemoved", "")).strip().upper() == "YES",
+            scanner=scanner_of(header),
             problem=problem,
         )
 
@@ -265,7 +273,8 @@ def _finished(group: _Group, subject: str, number: int) -> DicomSeries:
     heights_mm = np.array([normal @ frame.position for frame in frames])
     series = "series-" + _digest(said.uid) + (f"-{number}" if number > 1 else "")
     problem = said.problem or _mixed(frames) or _unevenly_placed(frames, heights_mm)
-    return DicomSeries(tuple(frames), subject, series, said.sequence, said.anonymous, problem)
+    study = "study-" + _digest(f"{subject}\n{said.study}")
+    return DicomSeries(tuple(frames), subject, series, said.sequence, said.anonymous, said.scanner, study, problem)
 
 
 def _mixed(frames: list[Frame]) -> str | None:

@@ -10,6 +10,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown, write_text_atomic
 from mri_minority.volumes.datalist import Datalist, read_datalist
 from mri_minority.volumes.dicom import DicomSeries, find_series
+from mri_minority.volumes.sites import sites_of_table
 
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _PAIRS = (("images", "labels"), ("imagesTr", "labelsTr"))
@@ -48,6 +49,10 @@ class Found:
         sequence: Kind of image ("T1", "T1CE", "T2", "FLAIR", ...) as name or list say, or None.
         channel: Which channel of its case it is, where the layout numbers them; of a 4-D file, which volume.
         dicom: The series, where it is not a NIfTI file; `image` is then its first file.
+        site: Where it was acquired, as far as the source says; "" otherwise.
+        case: What images of one head and one examination share, wherever they were found.
+        case_name: Name of the case without ending, or "" if the image's will do.
+        channels: The images that are the channels of this head; empty if it is a single image.
     """
 
     image: Path
@@ -58,6 +63,15 @@ class Found:
     sequence: str | None = field(default=None, compare=False)
     channel: int | None = field(default=None, compare=False)
     dicom: DicomSeries | None = field(default=None, compare=False, repr=False)
+    site: str = field(default="", compare=False)
+    case: str = field(default="", compare=False)
+    case_name: str = field(default="", compare=False)
+    channels: tuple["Found", ...] = field(default=(), compare=False)
+
+    @property
+    def images(self) -> tuple["Found", ...]:
+        """The image channels of the head."""
+        return self.channels or (self,)
 
 
 def discover(sources: list[Path]) -> list[Found]:
@@ -88,31 +102,6 @@ def discover(sources: list[Path]) -> list[Found]:
         for item in here:
             found.setdefault((item.image.parent.resolve() / item.image.name, item.series), item)
     return list(found.values())
-
-
-def chosen(found: list[Found], sequence: str, channel: int | None) -> list[Found]:
-    """Leave out the images of another sequence or channel.
-
-    Args:
-        found: What was discovered.
-        sequence: Kind of image, for example "T1" or "FLAIR"; empty takes every one. An image that does not say what
-            it is stays.
-        channel: Number of a channel, or None for all. Images that are no numbered channels stay: it is then the
-            volume to take of a 4-D one.
-
-    Raises:
-        DataError: Nothing is left.
-    """
-    wanted = kind_of(sequence) if sequence else None
-    left = [item for item in found if wanted is None or item.sequence in (None, wanted)]
-    left = [item for item in left if channel is None or item.channel in (None, channel)]
-    if found and not left:
-        have = sorted({f"{item.sequence or 'unnamed'}" for item in found})
-        which = " ".join([*([sequence] if sequence else []), *([f"channel {channel}"] if channel is not None else [])])
-        raise DataError(
-            f"expected images of {which}, found only {', '.join(have)}; check `sequence` and `channel` of the recipe"
-        )
-    return [replace(item, channel=channel) if item.channel is None and channel is not None else item for item in left]
 
 
 def kind_of(word: str) -> str:
@@ -179,7 +168,9 @@ def _in_folder(folder: Path) -> list[Found]:
     listed = read_datalist(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
     if listed is not None and listed.lists:
         return _listed(listed)
-    return _by_name(folder, listed.channels if listed else {}) or _of_dicom(folder)
+    found = _by_name(folder, listed.channels if listed else {})
+    sites = sites_of_table(folder / "participants.tsv")
+    return [replace(item, site=sites.get(item.subject, "")) for item in found] or _of_dicom(folder)
 
 
 def _by_name(folder: Path, channel_names: dict[int, str]) -> list[Found]:
@@ -203,8 +194,8 @@ def _by_name(folder: Path, channel_names: dict[int, str]) -> list[Found]:
 def _listed(listed: Datalist) -> list[Found]:
     """Images of a list, each with the label map that the list gives it."""
     found = []
-    names = Counter(image.resolve() for images, _ in listed.pairs for image in images)
-    for images, label in listed.pairs:
+    names = Counter(image.resolve() for entry in listed.entries for image in entry.images)
+    for case, (images, label, site) in enumerate(listed.entries):
         for number, image in enumerate(images):
             wrong = [p for p in (image, label) if p is not None and not _NIFTI.search(p.name)]
             maps = [label] if label is not None else []
@@ -214,6 +205,7 @@ def _listed(listed: Datalist) -> list[Found]:
                     f"expected each image once in the list, {shown(image.name)} is there {names[image.resolve()]} times"
                 )
             item = Found(image, label, _text(subject_of(image)), _text(stem_of(image)), problem, _sequence(image))
+            item = replace(item, site=site, case=f"{image.parent.resolve()}/{case}", case_name=item.series)
             channels = listed.channels
             if len(images) > 1:  # one file per channel
                 found.append(replace(item, channel=number, sequence=_named(channels, number) or item.sequence))
@@ -231,7 +223,10 @@ def _listed(listed: Datalist) -> list[Found]:
 def _of_dicom(folder: Path) -> list[Found]:
     """Series of DICOM files, and the files that look like DICOM but cannot be read."""
     series, broken = find_series(folder)
-    found = [Found(s.frames[0].file, None, s.subject, s.series, s.problem, s.sequence, None, s) for s in series]
+    found = [
+        Found(s.frames[0].file, None, s.subject, s.series, s.problem, s.sequence, None, s, s.scanner, s.study)
+        for s in series
+    ]
     return found + [Found(path, None, "unreadable", _text(str(path)), problem) for path, problem in broken]
 
 
@@ -245,6 +240,14 @@ def _sequence(path: Path) -> str | None:
     """The last word of a name that is a sequence."""
     words = [t.group(0) for t in _TOKEN.finditer(stem_of(path))]
     return next((kind_of(word) for word in reversed(words) if _SEQUENCE.fullmatch(word)), None)
+
+
+def _without_sequence(stem: str) -> str:
+    """A name without its last sequence word: what the images of one examination share."""
+    words = [t for t in _TOKEN.finditer(stem) if _SEQUENCE.fullmatch(t.group(0))]
+    if not words or words[-1].start() == 0:
+        return stem
+    return stem[: words[-1].start() - 1] + stem[words[-1].end() :]
 
 
 def _below(folder: Path, pattern: str) -> Iterator[Path]:
@@ -288,7 +291,9 @@ def _pair(
         channel = int(end.group(1)) if end else None
         sequence = (_named(channel_names or {}, channel) if channel is not None else None) or _sequence(image)
         subject, series = _text(subject_of(image, channels)), _text(stem_of(image))
-        result.append(Found(image, label_of_it, subject, series, problem, sequence, channel))
+        case = _CHANNEL.sub("", series) if channels else _without_sequence(series)
+        item = Found(image, label_of_it, subject, series, problem, sequence, channel)
+        result.append(replace(item, case=f"{image.parent.resolve()}/{case}", case_name=case))
     return result
 
 

@@ -51,6 +51,13 @@ def check_affine(affine: Affine, where: str, shape: tuple[int, int, int] | None 
         )
 
 
+def off_grid_mm(one: Affine, other: Affine, shape: tuple[int, ...]) -> float:
+    """How far apart two affines put the voxels of a grid of this shape, at worst, in millimetres."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    corners = np.vstack([corners, np.ones((1, corners.shape[1]))])
+    return float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+
+
 def _shown(rows: npt.NDArray[np.float64]) -> str:
     return "; ".join(" ".join(f"{value:.4g}" for value in row) for row in rows)
 

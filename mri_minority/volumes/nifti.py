@@ -20,7 +20,7 @@ from nibabel.volumeutils import array_from_file
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import sha256_of, shown, write_bytes_atomic
-from mri_minority.volumes.geometry import MAX_INTENSITY, MAX_VOXELS, Affine, check_affine, to_ras
+from mri_minority.volumes.geometry import MAX_INTENSITY, MAX_VOXELS, Affine, check_affine, off_grid_mm, to_ras
 from mri_minority.volumes.volume import Volume
 
 MAX_OTHER_BYTES = 64 * 1024**2
@@ -269,9 +269,7 @@ def _check_same_grid(
 ) -> None:
     if image_shape != label_shape:
         raise DataError(_other_shape(shown(label.name), label_shape, image_shape))
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image_shape])).reshape(3, -1)
-    corners = np.vstack([corners, np.ones((1, corners.shape[1]))])
-    off_mm = float(np.linalg.norm(((image_affine - label_affine) @ corners)[:3], axis=0).max())
+    off_mm = off_grid_mm(image_affine, label_affine, image_shape)
     if off_mm > GRID_TOLERANCE_MM:
         raise DataError(
             f"expected label and image on one grid, {shown(label.name)} lies up to {off_mm:.3g} mm off "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mri_minority.core.errors import AuditError
+from mri_minority.export.nifti import listed
 from mri_minority_pipelines.stages.audit import Auditor
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def until_enough(
     Args:
         draw: The first round.
         do: Carries a round out.
-        look: Rows of the manifest -> images (N, H, W) in [-1, 1].
+        look: Rows of the manifest -> images (N, I, H, W) in [-1, 1].
         auditor: The judge.
 
     Returns:
@@ -81,6 +82,5 @@ def sentence(found: dict[str, Any]) -> str:
 def remove(folder: Path, rows: list[dict[str, Any]]) -> None:
     """Delete the files of rejected slices."""
     for row in rows:
-        for kind in ("image", "label"):
-            if row[kind]:
-                (folder / row[kind]).unlink(missing_ok=True)
+        for path in (*listed(row["image"]), *listed(row["label"])):
+            (folder / path).unlink(missing_ok=True)

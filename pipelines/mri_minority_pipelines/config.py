@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mri_minority.core.errors import UsageError
 
@@ -20,8 +20,8 @@ class _Settings(BaseModel):
 class PrepareConfig(_Settings):
     """From volumes to the slice store."""
 
-    sequence: str = ""
-    channel: int | None = Field(None, ge=0)
+    sequence: str | tuple[str, ...] = ""
+    channel: int | tuple[int, ...] | None = None
     spacing_mm: tuple[float, float, float] = (2.0, 2.0, 2.0)
     size: tuple[int, int] = (96, 112)
     plane: Literal["axial", "coronal", "sagittal"] = "axial"
@@ -33,6 +33,22 @@ class PrepareConfig(_Settings):
     stratum_min_slices: int = Field(40, ge=2)
     holdout: float = Field(0.2, ge=0, lt=1)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _channels_make_sense(self) -> "PrepareConfig":
+        several = [value for value in (self.sequence, self.channel) if isinstance(value, tuple)]
+        if len(several) > 1 or any(not value or len(set(value)) < len(value) for value in several):
+            raise ValueError("the channels of a head are named by `sequence` or by `channel`, each of them once")
+        numbers = self.channel if isinstance(self.channel, tuple) else (self.channel or 0,)
+        if min(numbers) < 0:
+            raise ValueError(f"expected `channel` from 0 on, found {min(numbers)}")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Image channels of a slice."""
+        several = [value for value in (self.sequence, self.channel) if isinstance(value, tuple)]
+        return len(several[0]) if several else 1
 
 
 class FineConfig(_Settings):

@@ -21,12 +21,13 @@ def is_perceptual(config: ScoreConfig) -> bool:
     return config.distance not in CHANNELS
 
 
-def distance_of(config: ScoreConfig, device: torch.device) -> Distance:
+def distance_of(config: ScoreConfig, device: torch.device, images: int) -> Distance:
     """What is lost between a slice and its denoising, (B, P) parts.
 
     Args:
         config: `distance` is one of :data:`CHANNELS`, "st-lpips" or "file:NAME" (then `distance_file` says where).
         device: Where a network computes.
+        images: How many channels are image channels.
 
     Raises:
         UsageError: The perceptual weights are not installed, or the path of a lab's network is not known.
@@ -39,15 +40,16 @@ def distance_of(config: ScoreConfig, device: torch.device) -> Distance:
 
         def perceptual(x_0: Batch, denoised: Batch) -> torch.Tensor:
             with torch.autocast(device_type=device.type, enabled=False):
-                a, b = (state[:, :1].float().clamp(-1, 1) for state in (x_0, denoised))
-                return torch.as_tensor(lpips(a, b))[:, None]
+                a, b = (state[:, :images].float().clamp(-1, 1).flatten(0, 1)[:, None] for state in (x_0, denoised))
+                each = torch.as_tensor(lpips(a, b)).view(-1, images)  # it knows grey pictures alone
+                return each.mean(dim=1, keepdim=True)
 
         return perceptual
     if config.distance_file is None:
         raise UsageError(
             f"the distance {config.distance} is a network of yours; say where it is with --distance file:PATH"
         )
-    own = FeatureDistance(load_network(config.distance_file)).to(device)
+    own = FeatureDistance(load_network(config.distance_file), images).to(device)
 
     def features(x_0: Batch, denoised: Batch) -> torch.Tensor:
         with torch.autocast(device_type=device.type, enabled=False):

@@ -10,7 +10,7 @@ import torch
 
 from mri_minority.backbones.experts import Network
 from mri_minority.core.types import Batch, Strata
-from mri_minority.diffusion.given import LABEL, OutsideKnown, draw_given, from_level, held
+from mri_minority.diffusion.given import IMAGE, LABEL, OutsideKnown, draw_given, from_level, held
 from mri_minority.diffusion.kernel import sigma_path
 from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import encode
@@ -27,10 +27,10 @@ class Given:
         stratum: The model's stratum.
         affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
         trace: Where the map comes from and how it was edited; goes into the manifest.
-        image: float32 (H, W) in [-1, 1] of a person, for derived slices.
+        image: float32 (I, H, W) in [-1, 1] of a person, for derived slices.
         region: bool (H, W): draw only this of the image; the rest is the person's.
         start: Noise level at which to start from image and label, instead of holding the label.
-        white: Intensity that stands for +1, where it is not the model's.
+        white: Intensity that stands for +1 in each image channel, where it is not the model's.
     """
 
     label: npt.NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Given:
     image: npt.NDArray[np.float32] | None = None
     region: npt.NDArray[np.bool_] | None = None
     start: float | None = None
-    white: float | None = None
+    white: tuple[float, ...] | None = None
 
 
 def draw(
@@ -64,7 +64,7 @@ def draw(
         fast: Compute in bfloat16 where that is safe.
     """
     config, groups = sampler.config, net.groups
-    known = _states(given, groups.channels - 1)
+    known = _states(given, groups.sizes[IMAGE], groups.sizes[LABEL])
     stratum: Strata = torch.tensor([g.stratum for g in given])
     path = sigma_path(config.sigma_max, config.sigma_min, config.steps, len(groups.sizes))
     start = given[0].start
@@ -90,7 +90,8 @@ def draw(
     return states.cpu(), calls
 
 
-def _states(given: Sequence[Given], classes: int) -> Batch:
+def _states(given: Sequence[Given], images: int, classes: int) -> Batch:
     label = torch.as_tensor(np.stack([g.label for g in given]))
-    image = np.stack([np.zeros(g.label.shape, np.float32) if g.image is None else g.image for g in given])
+    blank = np.zeros((images, *given[0].label.shape), np.float32)
+    image = np.stack([blank if g.image is None else g.image for g in given])
     return encode(torch.as_tensor(image), label, classes)

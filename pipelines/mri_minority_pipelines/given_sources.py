@@ -16,6 +16,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
 from mri_minority_pipelines.edits import EditRequest, described, parse_edit
 from mri_minority_pipelines.given import Given
+from mri_minority_pipelines.model_folder import channel_names
 
 MARGIN = 3
 """Pixels around an inserted structure that are drawn anew, so that it fits without a seam."""
@@ -29,12 +30,12 @@ class Base:
     """A slice whose label map is to be edited.
 
     Args:
-        image: float32 (H, W) in [-1, 1].
+        image: float32 (I, H, W) in [-1, 1].
         label: uint8 (H, W).
         stratum: The model's.
         trace: Where it comes from.
         affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
-        white: Intensity that stands for +1; None: the model's.
+        white: Intensity that stands for +1 in each image channel; None: the model's.
     """
 
     image: npt.NDArray[np.float32]
@@ -42,7 +43,7 @@ class Base:
     stratum: int
     trace: dict[str, Any]
     affine: npt.NDArray[np.float64]
-    white: float | None = None
+    white: tuple[float, ...] | None = None
 
 
 def check_fit(store: SliceStore, card: dict[str, Any]) -> None:
@@ -58,11 +59,26 @@ def check_fit(store: SliceStore, card: dict[str, Any]) -> None:
                 f"expected slices cut as the model's ({key} {ours.get(key)}), found {theirs.get(key)} in "
                 f"{store.folder}; prepare them with the model's recipe"
             )
+    check_channels(store, card)
     if list(store.label_names) != list(card["label_names"]):
         raise DataError(
             f"expected the classes {', '.join(card['label_names'])} in {store.folder}, found "
             f"{', '.join(store.label_names) or 'none'}; give a store prepared with the model's recipe"
         )
+
+
+def check_channels(store: SliceStore, card: dict[str, Any]) -> None:
+    """Refuse a store with other image channels than the model's.
+
+    Raises:
+        DataError: Their number or their names differ; a name that nobody gave fits any.
+    """
+    ours = channel_names(card)
+    pairs = zip(store.channel_names, ours, strict=False)
+    if store.channels != len(ours) or any(a and b and a != b for a, b in pairs):
+        said = " + ".join(name or "unnamed" for name in ours)
+        found = " + ".join(name or "unnamed" for name in store.channel_names)
+        raise DataError(f"expected slices of {said}, as the model's, found {found} in {store.folder}; prepare those")
 
 
 class StoreBases:
@@ -94,8 +110,7 @@ class StoreBases:
             DataError: None qualifies.
         """
         check_fit(store, card)
-        strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
-        self.stratum = strata.of(np.array([row.height for row in store.rows]))
+        self.stratum = Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
         self.store, self.card, self.whose = store, card, whose
         rows = np.array(
             [i for i, r in enumerate(store.rows) if split in ("", r.split) and self.stratum[i] in allowed],
@@ -118,7 +133,7 @@ class StoreBases:
         t = int(self.stratum[at])
         if self.whose != "person":
             return Base(image[0], label[0], t, trace, np.array(self.card["planes"][t]))
-        white = float(self.store.header["settings"]["ceiling"]) * row.scale
+        white = tuple(float(self.store.header["settings"]["ceiling"]) * scale for scale in row.scale)
         return Base(image[0], label[0], t, trace, np.array(row.affine).reshape(4, 4), white)
 
 
@@ -189,7 +204,7 @@ def room_for(base: Base, card: dict[str, Any]) -> npt.NDArray[np.bool_]:
     """The head's inside: the labelled area, or where labels do not cover it what is bright."""
     if card["recipe"]["prepare"].get("foreground", "labels") == "labels":
         return room_of(base.label)
-    bright = base.image > threshold_otsu(base.image)
+    bright = base.image[0] > threshold_otsu(base.image[0])
     return room_of(bright.astype(np.uint8))
 
 

@@ -71,8 +71,7 @@ def allowed_strata(card: dict[str, Any], heights: tuple[float, float]) -> list[i
     Raises:
         DataError: None does.
     """
-    edges = np.array([card["recipe"]["prepare"]["heights"][0], *card["strata"]["edges"]])
-    middle = (edges[:-1] + edges[1:]) / 2
+    middle = Strata.from_json(card["strata"]).middles(card["recipe"]["prepare"]["heights"][0])
     found = [t for t in range(len(middle)) if heights[0] <= middle[t] <= heights[1]]
     if not found:
         raise DataError(f"no stratum lies between heights {heights}; the model has {card['strata']['names']}")
@@ -147,7 +146,7 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
     filled = [i for i, plane, _ in planes if plane.any()]
     whole = np.any([plane > 0 for _, plane, _ in planes], axis=0)
     centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
-    strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
+    strata = Strata.from_json(card["strata"])
     given = []
     for index, plane, affine in planes:
         if not plane.any():
@@ -165,7 +164,7 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
             stratum = int(strata.of(np.array([height]))[0])
         else:
             bits = np.stack([np.where(cut == c, BIT, -BIT) for c in range(1, len(names) + 1)]).astype(np.float32)
-            stratum = nearest_stratum(bits, means[:, 1:], allowed)
+            stratum = nearest_stratum(bits, means[:, -len(names) :], allowed)
         if stratum in allowed:
             trace = {"label_from": "file", "label_file_sha256": sha256_of(path), "label_index": index}
             given.append(Given(cut, stratum, moved, trace))

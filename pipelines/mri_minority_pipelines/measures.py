@@ -26,7 +26,7 @@ class SliceSet:
     """Slices to be judged.
 
     Args:
-        image: float32 (N, H, W) in [-1, 1].
+        image: float32 (N, I, H, W) in [-1, 1].
         label: uint8 (N, H, W).
         stratum: (N,).
     """
@@ -45,7 +45,7 @@ class Judge:
         label_names: Names of classes 1, 2, ...
         pixel_mm2: Area of a pixel.
         p95: Real 95th percentile of the attribute in every stratum that has training slices.
-        features: Image (N, H, W) -> features (N, F) on the scale of the real ones.
+        features: Image (N, I, H, W) -> features (N, F) on the scale of the real ones.
         real: Features of real training slices (M, F).
         space: Which features they are.
     """
@@ -120,13 +120,24 @@ def build_judge(store: SliceStore, attribute: str, strata: npt.NDArray[np.int64]
     )
 
 
+def by_channel(
+    features: Callable[[npt.NDArray[np.float32]], Features],
+) -> Callable[[npt.NDArray[np.float32]], Features]:
+    """Features of grey pictures (N, H, W) for slices (N, I, H, W): those of all channels, one after another."""
+
+    def joined(image: npt.NDArray[np.float32]) -> Features:
+        return np.concatenate([features(image[:, channel]) for channel in range(image.shape[1])], axis=1)
+
+    return joined
+
+
 def _blocks(image: npt.NDArray[np.float32]) -> Features:
-    pooled = functional.avg_pool2d(torch.as_tensor(image)[:, None].double(), 8)
+    pooled = functional.avg_pool2d(torch.as_tensor(image).double(), 8)
     return pooled.flatten(1).numpy()
 
 
 def perceptual() -> Callable[[npt.NDArray[np.float32]], Features]:
-    """Pooled activations of ST-LPIPS: images (N, H, W) -> (N, F)."""
+    """Pooled activations of ST-LPIPS: images (N, I, H, W) -> (N, F)."""
     lpips = shift_tolerant_lpips()
 
     @torch.no_grad()
@@ -134,4 +145,4 @@ def perceptual() -> Callable[[npt.NDArray[np.float32]], Features]:
         parts = [lpips.pooled(torch.as_tensor(image[s : s + 16])[:, None]) for s in range(0, len(image), 16)]
         return torch.cat(parts).double().numpy()
 
-    return features
+    return by_channel(features)

@@ -107,6 +107,14 @@ class ModelFolder:
         return net
 
 
+def channel_names(card: dict[str, Any]) -> list[str]:
+    """What the image channels of a model are, for example ["T1", "FLAIR"]; "" where nobody said.
+
+    Older cards have one channel, named by the recipe's sequence if at all.
+    """
+    return list(card.get("channel_names", [card["recipe"]["prepare"].get("sequence") or ""]))
+
+
 def build_denoiser(world: GaussianWorld, config: DenoiserConfig) -> UNetDenoiser:
     """The untrained network of a configuration."""
     shape = UNetShape(config.patch, config.channels, config.attention, config.blocks, config.head)
@@ -132,5 +140,5 @@ def load_world(path: Path, classes: int) -> GaussianWorld:
         tensors["basis"].float(),
         tensors["covariance"],
         tensors["residual_variance"],
-        groups_for(classes),
+        groups_for(tensors["mean"].shape[1] - classes, classes),
     )

@@ -22,7 +22,7 @@ class SyntheticSet:
 
     Args:
         manifest: As it was written.
-        image: float32 (N, H, W) in [-1, 1].
+        image: float32 (N, I, H, W) in [-1, 1].
         label: uint8 (N, H, W); None if the set has none.
         stratum: (N,).
     """
@@ -55,17 +55,20 @@ def read_set(folder: Path, store: SliceStore) -> SyntheticSet:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DataError(f"expected files as {folder / 'manifest.json'} lists them, found: {problems[0]}{more}")
     cases = list(synthetic_cases(folder, manifest))
-    size = tuple(store.header["settings"]["size"])
+    size = (store.channels, *store.header["settings"]["size"])
     wrong = [case for case in cases if case.image.shape != size]
     if wrong or not cases:
         found = f"{wrong[0].image.shape} in {wrong[0].name}" if wrong else "no slices"
-        raise DataError(f"expected slices of {size} pixels as in {store.folder}, found {found}; give the model's store")
+        raise DataError(
+            f"expected slices of {size} channels and pixels as in {store.folder}, found {found}; give the model's store"
+        )
     if list(store.label_names) != list(manifest["label_names"]):
         raise DataError(
             f"expected the labels of {store.folder} ({', '.join(store.label_names) or 'none'}), found "
             f"{', '.join(manifest['label_names']) or 'none'} in {folder}; give the store that the model learnt from"
         )
-    image = np.stack([case.image for case in cases]) / np.float32(manifest["white"] / 2) - 1
+    white = np.atleast_1d(np.array(manifest["white"], np.float32))[:, None, None]
+    image = np.stack([case.image for case in cases]) / (white / 2) - np.float32(1)
     broken = [case.name for case, plane in zip(cases, image, strict=True) if not np.isfinite(plane).all()]
     if broken:
         raise DataError(f"expected finite intensities, {broken[0]} in {folder} holds NaN; draw the set again")

@@ -26,7 +26,7 @@ from mri_minority_pipelines.config import AuditConfig
 from mri_minority_pipelines.events import Event
 
 FILE = "audit.safetensors"
-FORMAT = 1
+FORMAT = 2
 _BLOCK = 256
 _MEMBERSHIP_SIGMAS = (0.1, 0.3)
 _MEMBERSHIP_SLICES = 192
@@ -49,10 +49,12 @@ class Auditor:
     notes: dict[str, Any]
 
     def judge(self, image: npt.NDArray[np.float32]) -> list[dict[str, Any]]:
-        """Verdict and evidence for every slice (N, H, W) in [-1, 1]."""
-        expected = tuple(self.notes["size"])
+        """Verdict and evidence for every slice (N, I, H, W) in [-1, 1]."""
+        expected = (self.search.gallery.size[0], *self.notes["size"])
         if image.shape[1:] != expected:
-            raise DataError(f"expected slices of {expected} pixels, as in training, found {image.shape[1:]}")
+            raise DataError(
+                f"expected slices of {expected} channels and pixels, as in training, found {image.shape[1:]}"
+            )
         found = self.search(torch.as_tensor(image, dtype=torch.float32))
         rarity = self.search.gallery.rarity[found.match].double().numpy()
         words = self.thresholds.of(found.suspicion.double().numpy(), rarity)
@@ -110,7 +112,7 @@ def run(
         return False
     size = tuple(store.header["settings"]["size"])
     torch.manual_seed(config.seed)
-    copy_net = CopyNet(config.features)
+    copy_net = CopyNet(config.features, images=store.channels)
     for step, loss in train_embedding(copy_net, store, config.batch, config.max_steps, config.seed):
         tell(Event("audit", step, config.max_steps, {"loss": loss}))
     gallery = _rounded(_gallery(config, copy_net, store, train, rarity, size))
@@ -157,10 +159,10 @@ def load(path: Path, store: SliceStore | None = None) -> Auditor:
         raise DataError(f"expected audit format {FORMAT}, found {notes.get('format')} in {path}; remove it and train")
     if store is not None and notes["slices_sha256"] != sha256_of(store.folder / "slices.tsv"):
         raise DataError(f"expected the slices that {path} was made from, {store.folder} holds others; give that store")
-    net = CopyNet(notes["features"])
+    channels, height, width = notes["picture"]
+    net = CopyNet(notes["features"], images=channels)
     weights = {k.removeprefix("net."): v.float() for k, v in tensors.items() if k.startswith("net.")}
     net.load_state_dict(weights)
-    height, width = notes["picture"]
     gallery = Gallery(
         net.eval().requires_grad_(False),
         _unpacked(tensors, "embedding"),
@@ -169,7 +171,7 @@ def load(path: Path, store: SliceStore | None = None) -> Auditor:
         _unpacked(tensors, "code"),
         tensors["subject"].long(),
         tensors["rarity"].float(),
-        (height, width),
+        (channels, height, width),
         notes["pool"],
     )
     said = {k: tuple(v) for k, v in notes["thresholds"].items()}
@@ -244,7 +246,7 @@ def _gallery(
     pool = max(1, round(max(size) / LONG_SIDE))
     subject = torch.as_tensor(_people(store, train))
     score = torch.zeros(len(train)) if rarity is None else torch.as_tensor(rarity[train]).float()
-    coarse = (size[0] // pool, size[1] // pool)
+    coarse = (store.channels, size[0] // pool, size[1] // pool)
     return Gallery(net, embedding, mean, basis, (picture - mean) @ basis.T, subject, score, coarse, pool)
 
 

@@ -9,7 +9,7 @@ from mri_minority import __version__
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 from mri_minority_pipelines.events import publish_folder
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import ModelFolder, channel_names
 
 _INFERENCE = """\
 # python -m monai.bundle run --config_file configs/inference.yaml --bundle_root .
@@ -81,9 +81,12 @@ def run(model: ModelFolder, out: Path) -> dict[str, Any]:
 def _metadata(card: dict[str, Any]) -> dict[str, Any]:
     """What MONAI's bundle specification asks for."""
     height, width = card["recipe"]["prepare"]["size"]
-    image = {"num_channels": 1, "spatial_shape": [height, width, 1], "dtype": "float32", "value_range": []}
-    classes = {str(number): name for number, name in enumerate(("background", *card["label_names"]))}
-    label = {**image, "type": "image", "format": "segmentation", "dtype": "uint8", "channel_def": classes}
+    plane: dict[str, Any] = {"spatial_shape": [height, width, 1], "dtype": "float32", "value_range": []}
+    names = channel_names(card)
+    image = {**plane, "num_channels": len(names), "type": "image", "format": "magnitude", "modality": "MR"}
+    image["channel_def"] = {str(number): name or "unnamed" for number, name in enumerate(names)}
+    label = {**plane, "num_channels": 1, "type": "image", "format": "segmentation", "dtype": "uint8"}
+    label["channel_def"] = {str(n): name for n, name in enumerate(("background", *card["label_names"]))}
     return {
         "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
         "meta_schema_generator_ldm_20240305.json",
@@ -99,7 +102,7 @@ def _metadata(card: dict[str, Any]) -> dict[str, Any]:
         "copyright": "see the licence of the training data",
         "network_data_format": {
             "inputs": {"seed": {"type": "tuples", "format": "integer", "num_channels": 1, "spatial_shape": []}},
-            "outputs": {"image": {**image, "type": "image", "format": "magnitude", "modality": "MR"}, "label": label},
+            "outputs": {"image": image, "label": label},
         },
     }
 

@@ -20,7 +20,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines.config import AuditConfig
 from mri_minority_pipelines.events import Event
-from mri_minority_pipelines.measures import perceptual
+from mri_minority_pipelines.measures import by_channel, perceptual
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.perceptual import is_installed
 from mri_minority_pipelines.rarity import pixel_area_mm2
@@ -75,8 +75,8 @@ def run(
         "audit": audit_set.summary_of(auditor, slices, verdicts),
         "fidelity": _fidelity(store, slices, train, held, seed, tell),
         "diversity_ms_ssim": {
-            "synthetic": round(diversity(slices.image, 100, seed), 4),
-            "real": round(diversity(store.read(train)[0], 100, seed), 4),
+            "synthetic": _diversity(slices.image, seed),
+            "real": _diversity(store.read(train)[0], seed),
         },
         "attributes": {},
         "agreement": None,
@@ -93,6 +93,11 @@ def run(
         Page(metrics, slices.manifest, _card(folder), slices.image, slices.label, order, matches, shown),
     )
     return metrics
+
+
+def _diversity(image: npt.NDArray[np.float32], seed: int) -> float:
+    """Mean over the channels of slices (N, I, H, W)."""
+    return round(float(np.mean([diversity(image[:, c], 100, seed) for c in range(image.shape[1])])), 4)
 
 
 def _card(folder: Path) -> str:
@@ -121,7 +126,7 @@ def _fidelity(
     tell: Callable[[Event], None],
 ) -> dict[str, Any]:
     """Per feature space, the measures of the set, and of held-out real slices beside it."""
-    spaces: dict[str, Callable[[npt.NDArray[np.float32]], Features]] = {"handcrafted": handcrafted}
+    spaces: dict[str, Callable[[npt.NDArray[np.float32]], Features]] = {"handcrafted": by_channel(handcrafted)}
     if is_installed():
         spaces["st-lpips"] = perceptual()
     groups, result = [store.rows[i].subject for i in train], {}

@@ -7,6 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mri_minority import __version__
 from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.export.dataset import read_manifest, write_export_card, write_manifest
@@ -47,7 +49,8 @@ def run(
         out: The data set to make: a new or empty folder.
         tell: Receives progress.
         real: A slice store whose slices are added, in layouts that keep them apart from synthetic ones.
-        sequence: Kind of image, for example "FLAIR"; by default what the manifest says, else "T1".
+        sequence: Kind of image, for example "FLAIR", or of every channel, "T1,FLAIR"; by default what the manifest
+            says, else "T1".
 
     Raises:
         UsageError: There is no such layout, or real slices do not fit into it.
@@ -71,8 +74,9 @@ def run(
         raise DataError(f"expected an empty or new folder for the export, {out} holds something")
     cases, total = _cases(source, manifest, real)
     header = {key: value for key, value in manifest.items() if key not in ("slices", "format")}
-    kind = kind_of(sequence or header.get("sequence") or "T1")
-    facts = Facts(tuple(manifest["label_names"]), kind, float(manifest["white"]), header)
+    white = tuple(float(value) for value in np.atleast_1d(manifest["white"]))
+    kinds = _sequences(manifest, sequence, len(white))
+    facts = Facts(tuple(manifest["label_names"]), kinds, white, header)
     building = out.with_name(f".{out.name}.building")
     if building.exists():
         shutil.rmtree(building)
@@ -83,9 +87,8 @@ def run(
     write_export_card(building, layout, exporter.usage, manifest, counts["real"])
     files = sorted(p for p in building.rglob("*") if p.is_file())
     listed = [{"path": p.relative_to(building).as_posix(), "sha256": sha256_of(p)} for p in files]
-    write_manifest(
-        building, {**header, "export": layout, "exported_by": __version__, "sequence": kind, "files": listed}, rows
-    )
+    said = {"export": layout, "exported_by": __version__, "channel_names": list(kinds), "files": listed}
+    write_manifest(building, {**header, **said}, rows)
     publish_folder(building, out)
     return {"out": str(out), "layout": layout, "synthetic": counts["synthetic"], "real": counts["real"]}
 
@@ -119,12 +122,33 @@ def drawn_as(
     return {**result, "out": str(out), "layout": layout}
 
 
+def _sequences(manifest: dict[str, Any], said: str | None, channels: int) -> tuple[str, ...]:
+    """What the image channels are called in a layout.
+
+    Raises:
+        UsageError: Not as many names as channels, or unknown ones of several.
+    """
+    names = said.split(",") if said else manifest.get("channel_names", [manifest.get("sequence") or ""])
+    kinds = tuple(kind_of(name.strip()) for name in names)
+    if channels == 1:
+        kinds = tuple(kind or "T1" for kind in kinds)
+    if len(kinds) != channels or not all(kinds):
+        found = ", ".join(kind or "unnamed" for kind in kinds)
+        raise UsageError(
+            f"expected names of the {channels} image channels, found {found}; say --sequence NAME,NAME in their order"
+        )
+    return kinds
+
+
 def _cases(source: Path, manifest: dict[str, Any], real: Path | None) -> tuple[Iterator[Case], int]:
     """The slices to write, synthetic ones first, and how many there are."""
     cases, total = synthetic_cases(source, manifest), len(manifest["slices"])
     if real is None:
         return cases, total
     store = SliceStore(real)
+    channels = len(np.atleast_1d(manifest["white"]))
+    if store.channels != channels:
+        raise DataError(f"expected {channels} image channels in {real}, found {store.channels}; give the model's store")
     if list(store.label_names) != list(manifest["label_names"]):
         raise DataError(
             f"expected the classes of the synthetic slices ({', '.join(manifest['label_names'])}) in {real}, found "

@@ -12,7 +12,7 @@ import torch
 from mri_minority import __version__
 from mri_minority.backbones.experts import Network
 from mri_minority.core.errors import DataError, UsageError
-from mri_minority.diffusion.given import IMAGE, draw_given, held
+from mri_minority.diffusion.given import IMAGE, LABEL, draw_given, held
 from mri_minority.diffusion.kernel import sigma_path
 from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode, encode
@@ -26,7 +26,7 @@ from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.given_sources import check_fit
 from mri_minority_pipelines.label_maps import fitted, mean_maps, middle_of, nearest_stratum, slices_of
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import ModelFolder, channel_names
 
 _BATCH = 16
 _DESCRIPTION = f"LABELS drawn, research use only, mri-minority {__version__}"
@@ -47,7 +47,7 @@ class Picture:
 
     Args:
         name: Of its files.
-        image: float32 (H, W) in [-1, 1].
+        image: float32 (I, H, W) in [-1, 1].
         stratum: The model's.
         affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
         source: What the table says of it.
@@ -74,7 +74,7 @@ def label_images(
 
     Args:
         net: The denoiser, on the device.
-        image: float32 (n, H, W) in [-1, 1].
+        image: float32 (n, I, H, W) in [-1, 1].
         stratum: (n,).
         config: Solver, steps and noise levels.
         draws: How many draws each pixel's vote is over.
@@ -85,11 +85,11 @@ def label_images(
     Returns:
         uint8 (n, H, W), the commonest class; float32 (n, H, W), the share of draws that say another one.
     """
-    classes = net.groups.channels - 1
-    blank = torch.zeros(image.shape, dtype=torch.uint8)
+    classes = net.groups.sizes[LABEL]
+    blank = torch.zeros(image[:, 0].shape, dtype=torch.uint8)
     known = encode(torch.as_tensor(image), blank, classes)
     path = held(sigma_path(config.sigma_max, config.sigma_min, config.steps, 2), IMAGE)
-    votes = np.zeros((classes + 1, *image.shape), np.int64)
+    votes = np.zeros((classes + 1, *blank.shape), np.int64)
     for number in range(draws):
         items = [draws * (first + i) + number for i in range(len(image))]
         states = draw_given(
@@ -103,7 +103,7 @@ def label_images(
             net.groups,
             device,
         )
-        label = np.stack([drop_specks(plane) for plane in decode(states.cpu())[1].numpy()])
+        label = np.stack([drop_specks(plane) for plane in decode(states.cpu(), classes)[1].numpy()])
         for value in range(classes + 1):
             votes[value] += label == value
     best = votes.argmax(axis=0).astype(np.uint8)
@@ -167,9 +167,9 @@ def run(
 def _of_store(folder: Path, card: dict[str, Any]) -> Iterator[Picture]:
     store = SliceStore(folder)
     check_fit(store, card)
-    strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
+    strata = Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
     for at, row in enumerate(store.rows):
-        stratum = int(strata.of(np.array([row.height]))[0])
+        stratum = int(strata[at])
         affine = np.array(row.affine).reshape(4, 4)
         source = {"source_sha256": row.sha256, "source_index": row.index}
         yield Picture(f"slice_{at:05d}", store.read(np.array([at]))[0][0], stratum, affine, source)
@@ -178,6 +178,12 @@ def _of_store(folder: Path, card: dict[str, Any]) -> Iterator[Picture]:
 def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
     """Slices of NIfTI files; each goes to the stratum whose mean image it resembles most."""
     card, means = model.card(), mean_maps(model)
+    channels = channel_names(card)
+    if len(channels) > 1:
+        raise DataError(
+            f"expected a slice store for a model of {len(channels)} image channels ({', '.join(channels)}), found "
+            "files; run `mri-minority prepare` on them with the model's recipe"
+        )
     settings, ceiling = card["recipe"]["prepare"], float(card["recipe"]["prepare"]["ceiling"])
     inside = folder / "images" if (folder / "images").is_dir() else folder
     files = [inside] if inside.is_file() else sorted([*inside.glob("*.nii"), *inside.glob("*.nii.gz")])
@@ -191,8 +197,9 @@ def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
         centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
         for index, plane, affine in planes:
             unit = (plane / scale).clip(0, ceiling) * (2 / ceiling) - 1
-            image, moved = fitted(unit.astype(np.float32), affine, size, centre, -1.0)
-            stratum = nearest_stratum(image[None], means[:, :1], list(range(len(means))))
+            plane_2d, moved = fitted(unit.astype(np.float32), affine, size, centre, -1.0)
+            image = plane_2d[None]
+            stratum = nearest_stratum(image, means[:, :1], list(range(len(means))))
             name = f"image_{number:04d}_{index:03d}"
             yield Picture(name, image, stratum, moved, {"source_sha256": sha256_of(path), "source_index": index})
 

@@ -15,11 +15,13 @@ from mri_minority import __version__
 from mri_minority.core.errors import DataError
 from mri_minority.slices.select import CutSlices, SliceSettings, cut_slices
 from mri_minority.slices.split import held_out_subjects
-from mri_minority.slices.store import SliceStore, StoreWriter
+from mri_minority.slices.store import FORMAT, SliceStore, StoreWriter
 from mri_minority.slices.strata import fit_strata
 from mri_minority.volumes.atomic import write_json_atomic
-from mri_minority.volumes.discover import Found, chosen, discover, write_quarantine
+from mri_minority.volumes.channels import chosen
+from mri_minority.volumes.discover import Found, discover, kind_of, write_quarantine
 from mri_minority.volumes.read import read_found
+from mri_minority.volumes.sites import shared
 from mri_minority_pipelines.config import PrepareConfig
 from mri_minority_pipelines.events import Event, publish_folder
 
@@ -84,31 +86,41 @@ def run(
     )
     _begin(building, config)
     _say_what_is_known(found, tell)
-    writer = StoreWriter(building, config.size)
+    writer = StoreWriter(building, config.size, config.channels)
+    sites = shared((item.site, item.subject) for item in found)
     held_out = held_out_subjects((f.subject for f in found), config.holdout, config.seed)
     quarantine = []
     tell(Event("prepare", 0, len(found), {}))
     for number, read in enumerate(_in_order(found, settings, writer.done(), workers), start=1):
         if read.cut is not None:
             split = "holdout" if read.item.subject in held_out else "train"
-            writer.append(read.cut, read.item.subject, read.item.series, read.sha256, split)
+            kind = (read.item.sequence or "", read.item.site if read.item.site in sites else "")
+            writer.append(read.cut, read.item.subject, read.item.series, read.sha256, split, kind)
         elif read.reason:
             quarantine.append((str(read.item.image), read.reason))
         tell(Event("prepare", number, len(found), {}))
     write_quarantine(building / "quarantine.tsv", quarantine)
-    train = np.array([row.height for row in writer.rows if row.split == "train"])
-    if not len(train):
+    train = [row for row in writer.rows if row.split == "train"]
+    if not train:
         reasons = "; ".join(dict.fromkeys(reason for _, reason in quarantine)) or "no training subject was left"
         write_quarantine(out.with_name(f"{out.name}.quarantine.tsv"), quarantine)
         raise DataError(f"expected usable volumes, found none among {len(found)}: {reasons[:400]}")
-    strata = fit_strata(train, config.heights, config.strata, config.stratum_min_slices)
+    strata = fit_strata(
+        np.array([row.height for row in train]),
+        config.heights,
+        config.strata,
+        config.stratum_min_slices,
+        [(row.sequence, row.site) for row in train],
+    )
+    kinds = [(row.sequence, row.site) for row in writer.rows]
     writer.finish(
-        strata.of(np.array([row.height for row in writer.rows])).tolist(),
+        strata.of(np.array([row.height for row in writer.rows]), kinds).tolist(),
         {
             "version": __version__,
             "settings": config.model_dump(mode="json"),
             "label_names": list(config.labels),
-            "strata": {"edges": list(strata.edges), "names": list(strata.names), "merged": list(strata.merged)},
+            "channel_names": _channel_names(config, found),
+            "strata": strata.as_json(),
             "volumes": len({row.series for row in writer.rows}),
             "quarantined": len(quarantine),
         },
@@ -118,9 +130,19 @@ def run(
     return _report(SliceStore(out), tell)
 
 
+def _channel_names(config: PrepareConfig, found: list[Found]) -> list[str]:
+    """What every image channel is: as the recipe says, else as the images say if they all say the same, else ""."""
+    if isinstance(config.sequence, tuple):
+        return [kind_of(word) for word in config.sequence]
+    usable = [item.images for item in found if not item.problem]
+    said = [{images[n].sequence or "" for images in usable} for n in range(config.channels)]
+    names = [kinds.pop() if len(kinds) == 1 else "" for kinds in said]
+    return [kind_of(config.sequence)] if config.sequence else names
+
+
 def _begin(building: Path, config: PrepareConfig) -> None:
-    """Make the working folder; what another run with other settings left in it goes."""
-    said, settings = building / "settings.json", config.model_dump(mode="json")
+    """Make the working folder; what another run with other settings, or an older version, left in it goes."""
+    said, settings = building / "settings.json", {"format": FORMAT, **config.model_dump(mode="json")}
     if building.exists() and not (said.is_file() and json.loads(said.read_text(encoding="utf-8")) == settings):
         shutil.rmtree(building)
     if not building.exists():
@@ -153,20 +175,24 @@ def _read(item: Found, settings: SliceSettings, done: frozenset[str]) -> _Read:
     if settings.labels and item.label is None:
         return _Read(item, reason="expected a label map beside it, found none")
     try:
-        volume = read_found(item)
-        cut = None if volume.sha256 in done else cut_slices(volume, settings)
+        volumes = read_found(item)
+        cut = None if volumes[0].sha256 in done else cut_slices(volumes, settings)
     except DataError as error:
         return _Read(item, reason=str(error))
-    return _Read(item, cut, volume.sha256)
+    return _Read(item, cut, volumes[0].sha256)
 
 
 def _say_what_is_known(found: list[Found], tell: Callable[[Event], None]) -> None:
     """Say what kind of images will be mixed, and which headers do not say that they are de-identified."""
     kinds = sorted({item.sequence for item in found if item.sequence})
     if len(kinds) > 1:
-        text = f"images of several sequences go into one store ({', '.join(kinds)}); `sequence` in a recipe takes one"
+        text = (
+            f"images of several sequences go into one store ({', '.join(kinds)}), each as a slice of its own; "
+            "`sequence` in a recipe takes one, or joins several of a head as channels"
+        )
         tell(Event("note", 0, 0, {"text": text}))
-    named = sum(item.dicom is not None and not item.dicom.anonymous for item in found)
+    images = [image for item in found for image in item.images]
+    named = sum(image.dicom is not None and not image.dicom.anonymous for image in images)
     if named:
         text = (
             f"{named} DICOM series do not say that the patient's identity was removed: nothing of their headers is "

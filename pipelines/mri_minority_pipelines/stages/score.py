@@ -69,7 +69,7 @@ def lost_parts_of(
         device: Where to compute.
         tell: Receives progress.
     """
-    fast, distance, shard = bfloat16_pays(device), distance_of(config, device), 16 * _BLOCK
+    fast, distance, shard = bfloat16_pays(device), distance_of(config, device, store.channels), 16 * _BLOCK
     looks = f"-{config.distance_sha256 or config.distance}"[:17] if is_perceptual(config) else ""
     total = len(store.rows)
     pieces = []
@@ -132,7 +132,7 @@ def part_weights_of(config: ScoreConfig, parts: torch.Tensor, store: SliceStore)
     strata = torch.as_tensor(store.strata())
     train = torch.as_tensor(store.indices("train"))
     kind = "both" if is_perceptual(config) else config.distance
-    return part_weights(parts[train], strata[train], len(store.strata_names), kind)
+    return part_weights(parts[train], strata[train], len(store.strata_names), kind, store.channels)
 
 
 def write_scores(path: Path, store: SliceStore, columns: dict[str, torch.Tensor]) -> None:

@@ -19,6 +19,7 @@ from mri_minority.volumes.atomic import sha256_of, write_text_atomic
 from mri_minority_pipelines.config import PrepareConfig, ScoreConfig
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.given_sources import check_channels
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import score as score_stage
 from mri_minority_pipelines.stages.train import scale_of
@@ -87,6 +88,7 @@ def run(
 def _check_fit(store: SliceStore, card: dict[str, Any]) -> None:
     if not store.rows:
         raise DataError(f"expected slices to score in {store.folder}, found none")
+    check_channels(store, card)
     theirs, ours = store.header["settings"], card["recipe"]["prepare"]
     for key in _MUST_AGREE:
         # JSON knows no tuples; the order of classes matters, so maps are compared as text.
@@ -113,8 +115,7 @@ def _score_config(card: dict[str, Any], distance: str | None) -> ScoreConfig:
 
 def _strata_of(store: SliceStore, card: dict[str, Any]) -> np.ndarray:
     """The model's strata, whatever the store's own are."""
-    strata = Strata(tuple(card["strata"]["edges"]), tuple(card["strata"]["names"]), ())
-    return strata.of(np.array([row.height for row in store.rows]))
+    return Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
 
 
 def _weights(

@@ -26,7 +26,7 @@ def run(
     if not store.label_names:
         return False
     torch.manual_seed(config.seed)
-    net = build_segmenter(len(store.label_names))
+    net = build_segmenter(len(store.label_names), store.channels)
     batches = SliceBatches(store, store.indices("train"), 16, config.seed)
     for step, loss in train_segmenter(net, batches, config.segmenter_steps, device, config.seed):
         tell(Event("segmenter", step, config.segmenter_steps, {"loss": loss}))
@@ -44,6 +44,6 @@ def load(path: Path, store: SliceStore) -> nn.Module:
     tensors, notes = load_tensors(path)
     if notes.get("label_names") != list(store.label_names):
         raise DataError(f"expected a segmenter of {store.label_names} in {path}, found {notes.get('label_names')}")
-    net = build_segmenter(len(store.label_names))
+    net = build_segmenter(len(store.label_names), store.channels)
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return net.eval().requires_grad_(False)

@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 
@@ -22,8 +21,9 @@ from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
 from mri_minority.export.labels import drop_specks
-from mri_minority.export.nifti import export_slice
+from mri_minority.export.nifti import export_slice, listed, read_plane
 from mri_minority.report.figures import contact_sheet
+from mri_minority.slices.strata import Strata
 from mri_minority.training.memory import free_bytes, saved_bytes
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
@@ -31,7 +31,7 @@ from mri_minority_pipelines import audited
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import ModelFolder, channel_names
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 from mri_minority_pipelines.samplers import Sampler, build_sampler
 from mri_minority_pipelines.stages.audit import FILE as AUDIT_FILE
@@ -274,8 +274,8 @@ def header_of(
         "seed": request.seed,
         "sample": config.model_dump(mode="json"),
         "label_names": card["label_names"],
-        "sequence": card["recipe"]["prepare"].get("sequence") or None,
-        "white": card["recipe"]["prepare"]["ceiling"] * card["intensity_scale"],
+        "channel_names": channel_names(card),
+        "white": [card["recipe"]["prepare"]["ceiling"] * s for s in np.atleast_1d(card["intensity_scale"]).tolist()],
         "bfloat16": fast,
         "audit": audited.NOT_RUN,
     }
@@ -290,7 +290,8 @@ def _export(
     folder: Path,
 ) -> Iterator[dict[str, Any]]:
     """Write the slices of a batch; yield their manifest rows."""
-    image, label = (part.numpy() for part in decode(states))
+    image, label = (part.numpy() for part in decode(states, len(card["label_names"])))
+    white = np.array(header["white"], np.float32)[:, None, None]
     for number, item in enumerate(items):
         t = int(stratum[number])
         affine = np.array(card["planes"][t])
@@ -304,7 +305,7 @@ def _export(
             "stratum_name": card["strata"]["names"][t],
             **{k: header[k] for k in ("seed", "method", "rarity", "levels", "sample", "model_sha256", "version")},
         }
-        pixels = ((image[number] + 1) / 2 * header["white"]).astype(np.float32)
+        pixels = ((image[number] + 1) / 2 * white).astype(np.float32)
         yield {
             **export_slice(folder, f"synth_{item:05d}", pixels, mask if names else None, affine, trace),
             "item": item,
@@ -339,19 +340,15 @@ def _finish(
 
 
 def pictures(folder: Path, manifest: dict[str, Any], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """First slices of a data set as shown: images (n, H, W) in [-1, 1] and labels (n, H, W)."""
+    """First slices of a data set as shown: images (n, I, H, W) in [-1, 1] and labels (n, H, W)."""
+    white = np.atleast_1d(np.array(manifest["white"]))[:, None, None]
     images, labels = [], []
     for row in manifest["slices"][:most]:
-        image = _plane(folder / row["image"]).astype(np.float32)
-        images.append(image / (manifest["white"] / 2) - 1)
-        label = _plane(folder / row["label"]) if row["label"] else np.zeros(image.shape)
+        image = np.stack([read_plane(folder / path) for path in listed(row["image"])]).astype(np.float32)
+        images.append((image / (white / 2) - 1).astype(np.float32))
+        label = read_plane(folder / row["label"]) if row["label"] else np.zeros(image.shape[1:])
         labels.append(label.astype(np.uint8))
     return np.stack(images), np.stack(labels)
-
-
-def _plane(path: Path) -> np.ndarray:
-    """The single plane of an exported file (H, W)."""
-    return np.asarray(cast(nib.Nifti1Image, nib.load(path)).dataobj)[:, :, 0]
 
 
 def begun_in_bfloat16(building: Path) -> bool | None:
@@ -378,8 +375,7 @@ def begin(building: Path, header: dict[str, Any]) -> None:
 
 def _strata_of_items(request: Request, card: dict[str, Any]) -> torch.Tensor:
     """Stratum of every item, drawn in proportion to the training slices; the same for every method."""
-    edges = np.array([card["recipe"]["prepare"]["heights"][0], *card["strata"]["edges"]])
-    middle = (edges[:-1] + edges[1:]) / 2
+    middle = Strata.from_json(card["strata"]).middles(card["recipe"]["prepare"]["heights"][0])
     share = np.array(card["stratum_slices"], dtype=float)
     share[(middle < request.heights[0]) | (middle > request.heights[1])] = 0
     if share.sum() == 0:

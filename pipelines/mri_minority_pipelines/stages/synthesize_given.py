@@ -251,7 +251,7 @@ def _drawn(
         strata = [int(rng_for(request.seed, "stratum", i).choice(allowed, p=share / share.sum())) for i in items]
         size = model.recipe().prepare.size
         states, _ = plain.draw(net, size, items, torch.tensor(strata), request.seed, device, fast)
-        image, label = (part.numpy() for part in decode(states))
+        image, label = (part.numpy() for part in decode(states, len(card["label_names"])))
         for n, t in enumerate(strata):
             trace = {"label_from": "drawn", "label_item": items[n]}
             yield Base(image[n], drop_specks(label[n]), t, trace, np.array(card["planes"][t]))
@@ -297,7 +297,7 @@ def _write(
     state: torch.Tensor, item: int, given: Given, header: dict[str, Any], card: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Export one slice; its manifest row."""
-    image, label = (part.numpy()[0] for part in decode(state))
+    image, label = (part.numpy()[0] for part in decode(state, len(card["label_names"])))
     mask = given.label if given.start is None else drop_specks(label)
     if given.region is not None and given.image is not None:
         image = np.where(given.region, image, given.image)
@@ -311,8 +311,8 @@ def _write(
         "stratum_name": card["strata"]["names"][given.stratum],
         **{k: header[k] for k in ("seed", "method", "rarity", "levels", "sample", "model_sha256", "version")},
     }
-    white = header["white"] if given.white is None else given.white
-    pixels = ((image + 1) / 2 * np.float32(white)).astype(np.float32)
+    white = np.array(header["white"] if given.white is None else given.white, np.float32)[:, None, None]
+    pixels = ((image + 1) / 2 * white).astype(np.float32)
     return {
         **export_slice(folder, f"synth_{item:05d}", pixels, mask, affine, trace),
         "item": item,

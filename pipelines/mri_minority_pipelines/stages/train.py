@@ -164,7 +164,8 @@ def _first_card(recipe: Recipe, store: SliceStore, slices_hash: str) -> dict[str
         "stratum_slices": counts.tolist(),
         "planes": [_typical_plane(store, train[store.strata()[train] == t]) for t in range(len(counts))],
         "real_attributes": rarities.real_attributes(store),
-        "intensity_scale": float(np.median([store.rows[i].scale for i in train])),
+        "channel_names": list(store.channel_names),
+        "intensity_scale": np.median([store.rows[i].scale for i in train], axis=0).tolist(),
         "train_subjects": len({store.rows[i].subject for i in train}),
         "classifiers": {},
     }

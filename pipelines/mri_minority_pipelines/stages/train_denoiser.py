@@ -131,7 +131,7 @@ class _Report:
         x = SOLVERS["ancestral"].run(self.net, noisy, path, stratum.to(device), groups, noise)
         rows = []
         for title, state in (("held out", x_0), (f"drawn from sigma {sigma:g} on, step {progress.step}", x.cpu())):
-            image, label = decode(state)
+            image, label = decode(state, len(self.store.label_names))
             rows.append((title, image.numpy(), label.numpy()))
         pixels = sheet_pixels(rows)
         journal.picture(progress.step, "slices", pixels)
@@ -190,5 +190,6 @@ def fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Calla
     classes = len(store.label_names)
     x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), classes)
     stratum = torch.as_tensor(store.strata()[index])
-    world = fit_gaussian_world(x_0, stratum, len(store.strata_names), groups_for(classes), config.rank, generator)
+    groups = groups_for(store.channels, classes)
+    world = fit_gaussian_world(x_0, stratum, len(store.strata_names), groups, config.rank, generator)
     save_world(path, world)
