@@ -94,7 +94,7 @@ def chain(store: SliceStore, net: Denoiser, stratum: int, channel: int, args: ar
         with autocast(CPU, bfloat16_pays(CPU)):
             states.append(draw_slices(net, SOLVERS[args.solver], path, items, chosen, shape, 0, groups, CPU))
     x = torch.cat(states)
-    drawn = {"soft": soft_area(x, channel), "hard": hard_area(decode(x)[1].numpy(), channel)}
+    drawn = {"soft": soft_area(x, channel), "hard": hard_area(decode(x, x.shape[1] - 1)[1].numpy(), channel)}
     print(
         f"\n| {args.label} area, {store.strata_names[stratum]} | mean | sd | skew | 95th percentile | over real P95 |"
     )

@@ -21,7 +21,7 @@ def encode(image: Tensor, label: Tensor, classes: int) -> Tensor:
 
 
 def decode(state: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Split a clean state (B, I + classes, H, W) into image (B, I, H, W), clipped to [-1, 1], and label (B, H, W), uint8.
+    """Split a clean state (B, I + classes, H, W) into image (B, I, H, W), clipped, and uint8 label (B, H, W).
 
     A pixel belongs to the class whose channel is largest, or to none when all are negative.
     """

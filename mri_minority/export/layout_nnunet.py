@@ -18,7 +18,7 @@ def dataset_folder(out: Path) -> Path:
 
 
 class NnunetExporter:
-    """`imagesTr/CASE_0000.nii.gz` (`_0001`, ...: more channels), `labelsTr/CASE.nii.gz`, `dataset.json`, `splits_final.json`.
+    """`imagesTr/CASE_0000.nii.gz` (`_0001`, ...: more channels), `labelsTr/`, `dataset.json`, `splits_final.json`.
 
     Args:
         below: Folder of the data set within the one that is written to; see :func:`dataset_folder`.

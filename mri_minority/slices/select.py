@@ -3,20 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms import Compose
 
 from mri_minority.core.errors import DataError
-from mri_minority.transforms.spatial import AXES, brain_transforms
+from mri_minority.transforms.intensity import class_map, head_mask, in_model_units, scale_of
+from mri_minority.transforms.spatial import AXES, box_about, boxed, resampled, target_grid
 from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.volume import Volume
 
-MAX_RESAMPLED = 50_000_000
-"""Most voxels after resampling: a volume beyond it has wrong units, or a spacing far below its own is asked for."""
+MAX_RESAMPLED = 20_000_000
+"""Most voxels of all channels together after resampling: beyond it the units are wrong, or the wanted spacing is tiny."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,6 @@ class SliceSettings:
     labels: Mapping[str, tuple[int, ...]]
     foreground: str = "labels"
 
-    def transforms(self) -> Compose:
-        """The MONAI transforms these settings stand for."""
-        regions = {name: list(values) for name, values in self.labels.items()}
-        return brain_transforms(self.spacing_mm, self.size, self.plane, regions or None, self.ceiling, self.foreground)
-
 
 @dataclass(frozen=True)
 class CutSlices:
@@ -70,7 +64,7 @@ class CutSlices:
 
 
 def cut_slices(volumes: Sequence[Volume], settings: SliceSettings) -> CutSlices:
-    """Apply the transforms and cut a head into slices.
+    """Bring a head to the wanted spacing and intensities, and cut it into slices about its middle.
 
     Args:
         volumes: The image channels, all on the grid of the first, whose label map counts.
@@ -82,50 +76,47 @@ def cut_slices(volumes: Sequence[Volume], settings: SliceSettings) -> CutSlices:
     volume = volumes[0]
     if settings.labels and volume.label is None:
         raise DataError(f"expected a label map beside {volume.series}, found none; add one or leave the volume out")
-    _check_resampled_size(volume, settings)
-    affine = torch.as_tensor(volume.affine)
-    data = {"image": MetaTensor(torch.as_tensor(np.stack([one.image for one in volumes])), affine=affine)}
-    if settings.labels:
-        data["label"] = MetaTensor(torch.as_tensor(np.asarray(volume.label, dtype=np.float32))[None], affine=affine)
-    try:
-        done = settings.transforms()(data)
-    except RuntimeError as error:
-        # MONAI wraps what a transform raises; our own errors must reach the quarantine as they are.
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from error
-        raise
-    axis = AXES[settings.plane]
-    image = np.moveaxis(done["image"].as_tensor().numpy(), axis + 1, 0)
-    mask = np.moveaxis(done["mask"].as_tensor().numpy()[0], axis, 0) > 0
-    label = np.zeros(mask.shape, np.uint8)
-    if settings.labels:
-        label = np.moveaxis(done["label"].as_tensor().numpy()[0], axis, 0).round().astype(np.uint8)
-    filled = np.flatnonzero(mask.any(axis=(1, 2)))
+    _check_resampled_size(volumes, settings)
+    axis, may_be_empty = AXES[settings.plane], settings.foreground == "head"
+    classes = class_map(np.asarray(volume.label), settings.labels, may_be_empty) if settings.labels else None
+    shape, affine = target_grid(volume.image.shape, volume.affine, settings.spacing_mm)
+    images = [resampled(one.image, volume.affine, shape, affine, linear=True) for one in volumes]
+    if classes is not None:
+        classes = resampled(classes, volume.affine, shape, affine, linear=False)
+    mask = classes > 0 if classes is not None and not may_be_empty else head_mask(images[0])
+    if not mask.any():
+        raise DataError(
+            f"expected a labelled area in {volume.series}, none is left at this spacing; check `spacing_mm`"
+        )
+    scale = tuple(scale_of(image, mask) for image in images)
+    start = box_about(mask, settings.size, axis)
+
+    def planes_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.moveaxis(boxed(values, start, settings.size, axis), axis, 0)
+
+    filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
     low, high = int(filled[0]), int(filled[-1]) + 1
     height = (np.arange(low, high) + 0.5 - low) / (high - low)
     kept = (height >= settings.heights[0]) & (height <= settings.heights[1])
     index = np.arange(low, high)[kept]
     if not len(index):
         raise DataError(f"expected slices at heights {settings.heights}, found none in {volume.series}")
-    volume_affine = np.asarray(done["image"].affine, dtype=np.float64)
-    planes = np.stack([plane_affine(volume_affine, axis, int(i)) for i in index])
-    return CutSlices(
-        np.ascontiguousarray(image[index]),
-        np.ascontiguousarray(label[index]),
-        height[kept],
-        index,
-        planes,
-        done["scale"],
-    )
+    affine[:3, 3] += affine[:3, :3] @ np.array(start, dtype=float)
+    chosen = [planes_of(image)[index] for image in images]
+    units = [in_model_units(part, one, settings.ceiling) for part, one in zip(chosen, scale, strict=True)]
+    label = planes_of(classes)[index] if classes is not None else np.zeros(units[0].shape, np.uint8)
+    planes = np.stack([plane_affine(affine, axis, int(i)) for i in index])
+    return CutSlices(np.stack(units, axis=1), np.ascontiguousarray(label), height[kept], index, planes, scale)
 
 
-def _check_resampled_size(volume: Volume, settings: SliceSettings) -> None:
-    """Refuse a volume that would fill the memory when resampled."""
+def _check_resampled_size(volumes: Sequence[Volume], settings: SliceSettings) -> None:
+    """Refuse a head that would fill the memory when resampled."""
+    volume = volumes[0]
     wanted = [new if new > 0 else old for new, old in zip(settings.spacing_mm, volume.spacing_mm, strict=True)]
     sides = [max(1.0, n * old / new) for n, old, new in zip(volume.image.shape, volume.spacing_mm, wanted, strict=True)]
-    if math.prod(sides) > MAX_RESAMPLED:
+    if len(volumes) * math.prod(sides) > MAX_RESAMPLED:
         raise DataError(
-            f"expected at most {MAX_RESAMPLED} voxels after resampling {volume.series}, {volume.image.shape} voxels of "
-            f"{' x '.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm would become {math.prod(sides):.3g}; check the "
-            "header's units and the recipe's `spacing_mm`"
+            f"expected at most {MAX_RESAMPLED} voxels after resampling {volume.series}, {len(volumes)} x "
+            f"{volume.image.shape} voxels of {' x '.join(f'{mm:.3g}' for mm in volume.spacing_mm)} mm would become "
+            f"{len(volumes) * math.prod(sides):.3g}; check the header's units and the recipe's `spacing_mm`"
         )

@@ -1,69 +1,51 @@
-"""Intensities and labels as MONAI transforms: composite regions, foreground, robust scaling."""
+"""Intensities and labels: composite regions, the head, robust scaling."""
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms import MapTransform
+import numpy.typing as npt
+from scipy.ndimage import label as connected
 from skimage.filters import threshold_otsu
-from skimage.measure import label as connected
 
 from mri_minority.core.errors import DataError
 
+_PERCENTILE = 99.5
 
-class LabelsFromRegionsd(MapTransform):
-    """Turn source label values into our classes 1..L, and find the foreground.
+
+def class_map(
+    source: npt.NDArray[np.integer], regions: Mapping[str, Sequence[int]], may_be_empty: bool
+) -> npt.NDArray[np.uint8]:
+    """Turn source label values (X, Y, Z) into classes 1, 2, ...; everything else becomes 0.
 
     Args:
-        regions: Class name -> source values, in class order. Empty: no labels.
-        foreground: "labels": all labelled voxels, of which there must be some. "head": what :func:`head_mask` finds, so
-            that a map may be empty (a patient without a lesion). Without regions it is the head in any case.
+        source: Any whole numbers.
+        regions: Class name -> source values, in class order.
+        may_be_empty: Whether a map of nothing but zeros is fine (a patient without a lesion).
+
+    Raises:
+        DataError: There are no values of the regions.
     """
-
-    def __init__(self, regions: Mapping[str, list[int]], foreground: str = "labels") -> None:
-        """Keep the settings; see the class."""
-        super().__init__(["label"], allow_missing_keys=True)
-        self.regions = {name: list(values) for name, values in regions.items()}
-        self.foreground = foreground
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with "label" renumbered and "mask" added, both (1, X, Y, Z)."""
-        result = dict(data)
-        if not self.regions:
-            result["mask"] = _like(head_mask(result["image"]), result["image"])
-            return result
-        source = result["label"]
-        label = torch.zeros_like(source)
-        for number, values in enumerate(self.regions.values(), start=1):
-            label[torch.isin(source.long(), torch.tensor(values))] = number
-        if not bool((label > 0).any()) and (self.foreground == "labels" or bool((source > 0).any())):
-            found = np.unique(source.cpu().numpy()).astype(int).tolist()
-            raise DataError(
-                f"expected label values of {', '.join(self.regions)}, found only {found[:20]}; "
-                "check the recipe's `labels`, or let it find the head itself (`foreground: head`)"
-            )
-        result["label"] = label
-        result["mask"] = (
-            (label > 0).float() if self.foreground == "labels" else _like(head_mask(result["image"]), result["image"])
+    classes = np.zeros(source.shape, np.uint8)
+    found: set[int] = set()
+    for k in range(source.shape[2]):  # plane by plane: a volume of labels may be large
+        plane = source[:, :, k]
+        found.update(np.unique(plane).tolist())
+        for number, values in enumerate(regions.values(), start=1):
+            classes[:, :, k][np.isin(plane, list(values))] = number
+    known = {value for values in regions.values() for value in values}
+    if not found & known and not (may_be_empty and not max(found, default=0) > 0):
+        raise DataError(
+            f"expected label values of {', '.join(regions)}, found only {sorted(found)[:20]}; "
+            "check the recipe's `labels`, or let it find the head itself (`foreground: head`)"
         )
-        return result
+    return classes
 
 
-def _like(mask: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The mask with the image's affine, if it has one: later transforms ask for it."""
-    return MetaTensor(mask, affine=image.affine) if isinstance(image, MetaTensor) else mask
-
-
-def head_mask(image: torch.Tensor) -> torch.Tensor:
+def head_mask(image: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     """Find the head: the largest piece of what is brighter than Otsu's threshold.
 
     Args:
-        image: (I, X, Y, Z), any unit; the first channel decides.
-
-    Returns:
-        float32 (1, X, Y, Z), 0 or 1.
+        image: (X, Y, Z), any unit.
 
     Raises:
         DataError: All voxels are alike.
@@ -71,43 +53,29 @@ def head_mask(image: torch.Tensor) -> torch.Tensor:
     Reference:
         N. Otsu, A threshold selection method from gray-level histograms, IEEE Trans. SMC 9 (1979).
     """
-    values = image.cpu().numpy()[0]
-    low, high = float(values.min()), float(values.max())
+    low, high = float(image.min()), float(image.max())
     if not low < high:
         raise DataError(f"expected a head in the image, all voxels are {low:g}; leave the image out")
-    pieces = connected(values > threshold_otsu(values.ravel()))  # flat: three slices are no colours
-    sizes = np.bincount(pieces.ravel())[1:]
-    return torch.as_tensor((pieces == 1 + int(sizes.argmax())).astype(np.float32))[None]
+    bright = image > threshold_otsu(image.ravel())  # flat: three slices are no colours
+    pieces, count = connected(bright, structure=np.ones((3, 3, 3)))
+    # Plane by plane: counting all at once would take eight bytes a voxel.
+    sizes = sum(np.bincount(plane.ravel(), minlength=count + 1) for plane in pieces)
+    return np.asarray(pieces == 1 + int(np.asarray(sizes)[1:].argmax()), dtype=bool)
 
 
-class ScaleByForegroundd(MapTransform):
-    """Map intensities to [-1, 1]: zero to -1, ceiling times the foreground's 99.5th percentile to +1, clipped.
+def scale_of(image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> float:
+    """The 99.5th percentile of an image inside a mask: what its intensities are measured in.
 
-    Every channel is scaled by itself: the units of two sequences have nothing to do with each other.
-
-    Args:
-        image_key: What to scale.
-        mask_key: The foreground.
-        ceiling: Upper end, in units of that percentile.
+    Raises:
+        DataError: It is not above zero.
     """
+    scale = float(np.percentile(image[mask], _PERCENTILE))
+    if scale <= 0:
+        raise DataError(f"expected positive intensities inside the head, found a 99.5th percentile of {scale}")
+    return scale
 
-    def __init__(self, image_key: str, mask_key: str, ceiling: float) -> None:
-        """Keep the settings; see the class."""
-        super().__init__([image_key])
-        self.mask_key, self.ceiling = mask_key, ceiling
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the image scaled and "scale", the percentiles in source units, added."""
-        result = dict(data)
-        mask = torch.as_tensor(result[self.mask_key])[0] > 0
-        for key in self.key_iterator(result):
-            image = result[key]
-            scale = [float(np.percentile(torch.as_tensor(plane)[mask].cpu().numpy(), 99.5)) for plane in image]
-            if min(scale) <= 0:
-                raise DataError(
-                    f"expected positive intensities inside the head, found a 99.5th percentile of {min(scale)}"
-                )
-            unit = (image / torch.tensor(scale)[:, None, None, None]).clamp(0, self.ceiling)
-            result[key] = unit * (2 / self.ceiling) - 1
-            result["scale"] = tuple(scale)
-        return result
+def in_model_units(image: npt.NDArray[np.float32], scale: float, ceiling: float) -> npt.NDArray[np.float32]:
+    """Map intensities to [-1, 1]: zero to -1, `ceiling` times `scale` to +1, clipped."""
+    unit = np.clip(image / np.float32(scale), 0, ceiling) * np.float32(2 / ceiling) - np.float32(1)
+    return np.asarray(unit, dtype=np.float32)

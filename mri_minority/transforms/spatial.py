@@ -1,103 +1,98 @@
-"""Geometry as MONAI transforms: orientation, spacing, and a crop of fixed size about the brain."""
+"""Geometry: another voxel spacing, and a box of fixed size about the head. Affines follow."""
 
-from collections.abc import Hashable, Mapping
 from typing import Any
 
-import torch
-from monai.data.meta_tensor import MetaTensor
-from monai.transforms import (
-    Compose,
-    EnsureTyped,
-    MapTransform,
-    Orientationd,
-    Spacingd,
-)
-from torch.nn import functional
-
-from mri_minority.transforms.intensity import LabelsFromRegionsd, ScaleByForegroundd
+import numpy as np
+import numpy.typing as npt
+from monai.data.utils import compute_shape_offset, zoom_affine
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Which axis of an RAS+ volume a slicing plane is perpendicular to."""
 
+Affine = npt.NDArray[np.float64]
 
-class CropAboutForegroundd(MapTransform):
-    """Cut a box of fixed in-plane size about the centre of the foreground, padding where the volume ends.
 
-    The slicing axis is kept whole. Affines follow; done here because MONAI's BorderPad loses the shift of an axis that
-    comes after one it does not pad.
+def target_grid(
+    shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[int, int, int], Affine]:
+    """Shape and affine (4, 4) of a volume at another spacing: the same directions, the same first voxel (as MONAI's).
 
     Args:
-        keys: Images and labels to crop alike.
-        mask_key: Boolean or integer mask (1, X, Y, Z) whose bounding box gives the centre.
-        size: In-plane size (H, W) in voxels.
-        axis: The slicing axis.
-        fill: Value that stands for outside, by key.
+        shape: (X, Y, Z).
+        affine: (4, 4), voxel -> millimetres.
+        spacing_mm: Along the three axes; -1 keeps one.
     """
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    wanted = [new if new > 0 else old for new, old in zip(spacing_mm, lengths, strict=True)]
+    target = np.asarray(zoom_affine(affine, wanted, diagonal=False), dtype=np.float64)
+    found, offset = compute_shape_offset(shape, affine, target, scale_extent=False)
+    target[:3, 3] = np.asarray(offset)[:3]
+    return (int(found[0]), int(found[1]), int(found[2])), target
 
-    def __init__(
-        self, keys: list[str], mask_key: str, size: tuple[int, int], axis: int, fill: Mapping[str, float]
-    ) -> None:
-        """Keep the settings; see the class."""
-        super().__init__(keys)
-        self.mask_key, self.size, self.axis, self.fill = mask_key, size, axis, fill
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with every key cropped."""
-        result = dict(data)
-        mask = torch.as_tensor(result[self.mask_key])[0] > 0
-        found = mask.nonzero()
-        low, high = found.amin(dim=0), found.amax(dim=0) + 1
-        start, stop = [0, 0, 0], list(mask.shape)
-        for a, wanted in zip([a for a in range(3) if a != self.axis], self.size, strict=True):
-            start[a] = int(low[a] + high[a]) // 2 - wanted // 2
-            stop[a] = start[a] + wanted
-        # Padding by a negative amount crops. torch takes the last axis first.
-        amounts = [n for a in (2, 1, 0) for n in (-start[a], stop[a] - mask.shape[a])]
-        for key in self.key_iterator(result):
-            volume = result[key]
-            affine = torch.as_tensor(volume.affine).clone()
-            affine[:3, 3] += affine[:3, :3] @ torch.tensor(start, dtype=affine.dtype)
-            moved = functional.pad(volume.as_tensor(), amounts, value=self.fill[str(key)])
-            result[key] = MetaTensor(moved, affine=affine)
+def resampled(
+    values: npt.NDArray[Any], affine: Affine, shape: tuple[int, int, int], target: Affine, linear: bool
+) -> npt.NDArray[Any]:
+    """A volume on a grid with the same directions: axis by axis, plane by plane, so that memory stays small.
+
+    Args:
+        values: (X, Y, Z).
+        affine: (4, 4), of the values.
+        shape: Of the result.
+        target: (4, 4), of the result; from :func:`target_grid`.
+        linear: Interpolate linearly; else take the nearest voxel. Outside, the border goes on.
+
+    Returns:
+        The type of `values`, of shape `shape`.
+    """
+    step = np.linalg.inv(affine) @ target
+    result = np.empty(shape, values.dtype)
+    at = [step[a, a] * np.arange(shape[a]) + step[a, 3] for a in range(3)]
+    at = [np.clip(places, 0, n - 1) for places, n in zip(at, values.shape, strict=True)]
+    if not linear:
+        x, y, z = (np.rint(places).astype(np.intp) for places in at)
+        for k, one in enumerate(z):
+            result[:, :, k] = values[:, :, one][np.ix_(x, y)]
         return result
+    low = [
+        np.minimum(np.floor(places).astype(np.intp), max(0, n - 2)) for places, n in zip(at, values.shape, strict=True)
+    ]
+    high = [np.minimum(first + 1, n) for first, n in zip(low, last, strict=True)]
+    share = [places - first for places, first in zip(at, low, strict=True)]
+    for k in range(shape[2]):
+        plane = _mixed(values[:, :, low[2][k]], values[:, :, high[2][k]], share[2][k])
+        plane = _mixed(plane[low[0]], plane[high[0]], share[0][:, None])
+        result[:, :, k] = _mixed(plane[:, low[1]], plane[:, high[1]], share[1])
+    return result
 
 
-def brain_transforms(
-    spacing_mm: tuple[float, float, float],
-    size: tuple[int, int],
-    plane: str,
-    regions: Mapping[str, list[int]] | None,
-    ceiling: float,
-    foreground: str = "labels",
-) -> Compose:
-    """From a volume in any orientation to a cropped RAS+ volume in model units.
+def box_about(mask: npt.NDArray[np.bool_], size: tuple[int, int], axis: int) -> tuple[int, int, int]:
+    """First voxel, perhaps outside, of a box of in-plane size (H, W) about the middle of a mask (X, Y, Z).
 
-    Takes and returns a dictionary with "image" (I, X, Y, Z) and, if there are regions, "label" (1, X, Y, Z), both
-    MetaTensors. Adds "mask", the foreground, and "scale", see :class:`ScaleByForegroundd`.
-
-    Args:
-        spacing_mm: Target voxel spacing along R, A, S; -1 keeps an axis as it is.
-        size: In-plane size in voxels.
-        plane: "axial", "coronal" or "sagittal".
-        regions: Label name -> source values that belong to it; numbered 1, 2, ... in this order.
-        ceiling: Intensity that maps to +1, in units of the foreground's 99.5th percentile.
-        foreground: "labels": all labelled voxels; "head": the head found by a threshold, as when there are no regions.
+    Along the slicing axis it starts at 0, for that axis is kept whole.
     """
-    keys = ["image", "label"] if regions else ["image"]
-    modes = ["bilinear", "nearest"][: len(keys)]
-    return Compose(
-        [
-            EnsureTyped(keys=keys, dtype=torch.float32),
-            Orientationd(keys=keys, axcodes="RAS", labels=None),
-            Spacingd(keys=keys, pixdim=spacing_mm, mode=modes, padding_mode="border"),
-            LabelsFromRegionsd(regions or {}, foreground),
-            ScaleByForegroundd(image_key="image", mask_key="mask", ceiling=ceiling),
-            CropAboutForegroundd(
-                keys=[*keys, "mask"],
-                mask_key="mask",
-                size=size,
-                axis=AXES[plane],
-                fill={"image": -1.0, "label": 0.0, "mask": 0.0},
-            ),
-        ]
-    )
+    start = [0, 0, 0]
+    for a, wanted in zip([a for a in range(3) if a != axis], size, strict=True):
+        filled = np.flatnonzero(mask.any(axis=tuple(b for b in range(3) if b != a)))
+        start[a] = (int(filled[0]) + int(filled[-1]) + 1) // 2 - wanted // 2
+    return start[0], start[1], start[2]
+
+
+def boxed(values: npt.NDArray[Any], start: tuple[int, int, int], size: tuple[int, int], axis: int) -> npt.NDArray[Any]:
+    """Cut that box out of a volume (X, Y, Z); 0 where the volume has ended."""
+    sides = [*size]
+    sides.insert(axis, values.shape[axis])
+    result = np.zeros(sides, values.dtype)
+    low = [max(0, s) for s in start]
+    high = [min(n, s + side) for n, s, side in zip(values.shape, start, sides, strict=True)]
+    inside = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
+    result[inside] = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return result
+
+
+def _mixed(
+    one: npt.NDArray[Any], other: npt.NDArray[Any], share: npt.NDArray[np.float64] | np.float64
+) -> npt.NDArray[np.float64]:
+    first = one.astype(np.float64)
+    mixed: npt.NDArray[np.float64] = first + share * (other - first)
+    return mixed

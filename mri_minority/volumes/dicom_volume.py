@@ -34,16 +34,16 @@ def read_dicom_volume(series: DicomSeries) -> Volume:
     affine = series.affine()
     check_affine(affine, series.series, shape)
     _check_sizes(series)
-    values = np.empty(shape, np.float32)
+    values = np.empty(shape, np.float32, order="F")
     hashed = hashlib.sha256()
     numbered = sorted(enumerate(series.frames), key=lambda item: (str(item[1].file), item[1].number))
     for file, frames in groupby(numbered, key=lambda item: item[1].file):
         hashed.update(sha256_of(file).encode())
         _fill(values, list(frames))
-    if not (np.abs(values) < MAX_INTENSITY).all():
+    if not all((np.abs(values[:, :, k]) < MAX_INTENSITY).all() for k in range(shape[2])):
         raise DataError(f"expected finite intensities in {series.series}, found others; check the rescale slope")
     image, canonical = to_ras(values, affine)
-    return Volume(np.ascontiguousarray(image), None, canonical, series.subject, series.series, hashed.hexdigest())
+    return Volume(image, None, canonical, series.subject, series.series, hashed.hexdigest())
 
 
 def _check_sizes(series: DicomSeries) -> None:

@@ -8,8 +8,11 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from mri_minority.core.errors import DataError
 
-MAX_VOXELS = 100_000_000
-"""A header that claims more is refused before anything is allocated."""
+MAX_VOXELS = 64_000_000
+"""Most voxels of all channels of a head together: a header that claims more is refused before anything is allocated.
+
+With it, a head takes less than 1 GiB while it is read and cut (`benchmarks/memory.md`). 512 x 512 x 240 are fewer.
+"""
 
 MAX_INTENSITY = 1e12
 """Beyond it a value is no measurement, and its square no float32."""

@@ -61,23 +61,20 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str, chan
             another grid.
     """
     array, affine, volumes = _read(image, np.dtype(np.float32), channel)
-    bad = ~(np.abs(array) < MAX_INTENSITY)  # NaN compares to nothing
-    share = float(bad.mean())
+    share = _zero_where_not_finite(array)
     if share >= MAX_NOT_FINITE:
         raise DataError(
             f"expected finite intensities in {shown(image.name)}, found {share:.1%} NaN or infinite; convert the "
             "image again, or leave it out"
         )
-    array[bad] = 0
     label_array: npt.NDArray[np.int32] | None = None
     if label is not None:
-        values, label_affine, _ = _read(label, np.dtype(np.float64), None, array.shape)
-        _check_same_grid(image, array.shape, affine, label, values.shape, label_affine)
-        label_array = _whole_numbers(label, values)
+        label_array, label_affine, _ = _read(label, np.dtype(np.int32), None, array.shape)
+        _check_same_grid(image, array.shape, affine, label, label_array.shape, label_affine)
     sha256 = sha256_of(image)
     if volumes > 1:  # two volumes of one file are two images
         sha256 = hashlib.sha256(f"{sha256}/{channel}".encode()).hexdigest()
-    return Volume(np.ascontiguousarray(array), label_array, affine, subject, series, sha256)
+    return Volume(array, label_array, affine, subject, series, sha256)
 
 
 def nifti_bytes(array: npt.NDArray[Any], affine: Affine, description: str, trace: dict[str, Any] | None) -> bytes:
@@ -141,7 +138,10 @@ def axis_codes(affine: Affine) -> str:
 def _read(
     path: Path, dtype: np.dtype[Any], channel: int | None, like: tuple[int, ...] | None = None
 ) -> tuple[npt.NDArray[Any], Affine, int]:
-    """Scaled values (X, Y, Z) of the wanted float type, affine (4, 4) in mm (both RAS+), volumes there are."""
+    """Scaled values (X, Y, Z) of the wanted type, affine (4, 4) in mm (both RAS+), volumes there are.
+
+    Read plane by plane, so that a volume is in memory once. Whole numbers are wanted of a label map.
+    """
     name = shown(path.name)
     try:
         if not path.is_file():
@@ -163,7 +163,11 @@ def _read(
                 ratio = (_DEFLATE_RATIO if like is not None else _IMAGE_RATIO) if packed else 1
                 _check_size(name, path.stat().st_size, ratio, offset, offset + volumes * length)
                 skipped = length * (channel or 0) if volumes > 1 else 0
-                raw = array_from_file(shape, kind, stream, offset + skipped, mmap=False)
+                stream.seek(offset + skipped)
+                values = np.empty(shape, dtype, order="F")
+                for k in range(shape[2]):
+                    raw = array_from_file(shape[:2], kind, stream, stream.tell(), mmap=False)
+                    values[:, :, k] = _scaled(name, raw, slope, intercept, dtype)
                 _skip(stream, (volumes * length - skipped - length) if packed else 0)
                 if packed:
                     _read_to_end(name, stream)
@@ -171,12 +175,32 @@ def _read(
         raise DataError(
             f"expected a whole NIfTI file, {name} is damaged: {_first_line(error)}; copy or convert it again"
         ) from error
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is found by the caller
-        values = raw.astype(dtype)
-        if slope is not None:
-            values *= dtype.type(slope)
-            values += dtype.type(intercept or 0.0)
     return *to_ras(values, affine), volumes
+
+
+def _scaled(
+    name: str, raw: npt.NDArray[Any], slope: float | None, intercept: float | None, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
+    """One plane in source units; of whole numbers if those are wanted."""
+    exact = np.dtype(np.float64) if dtype.kind == "i" else dtype
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite or NaN is found by the caller
+        plane = raw.astype(exact)
+        if slope is not None:
+            plane *= exact.type(slope)
+            plane += exact.type(intercept or 0.0)
+    if dtype.kind == "i":
+        _check_whole(name, plane)
+    return plane.astype(dtype)
+
+
+def _zero_where_not_finite(array: npt.NDArray[np.float32]) -> float:
+    """Put 0 where a value is none, or beyond any scanner; the share of such voxels."""
+    count = 0
+    for k in range(array.shape[2]):
+        bad = ~(np.abs(array[:, :, k]) < MAX_INTENSITY)  # NaN compares to nothing
+        count += int(bad.sum())
+        array[:, :, k][bad] = 0
+    return count / array.size
 
 
 def _header(name: str, stream: io.BufferedIOBase) -> Nifti1Header:
@@ -249,14 +273,13 @@ def _read_to_end(name: str, stream: io.BufferedIOBase) -> None:
             raise DataError(f"expected the end of {name} after its voxels, found over {MAX_OTHER_BYTES} bytes more")
 
 
-def _whole_numbers(label: Path, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+def _check_whole(name: str, values: npt.NDArray[np.float64]) -> None:
     whole = np.isfinite(values) & (values == np.rint(values)) & (np.abs(values) < 2**31)
     if not whole.all():
         raise DataError(
-            f"expected whole numbers in the label map {shown(label.name)}, found {float(values[~whole][0]):g} "
-            f"({float(1 - whole.mean()):.2%} of the voxels); resample it with nearest neighbour"
+            f"expected whole numbers in the label map {name}, found {float(values[~whole][0]):g}; "
+            "resample it with nearest neighbour"
         )
-    return np.ascontiguousarray(values, dtype=np.int32)
 
 
 def _check_same_grid(

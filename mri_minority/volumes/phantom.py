@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mri_minority.core.errors import UsageError
-from mri_minority.volumes.phantom_paint import LABELS, synthesise
+from mri_minority.volumes.phantom_paint import CONTRASTS, LABELS, synthesise
 from mri_minority.volumes.phantom_shapes import F64, Traits, Waves
 
 __all__ = [
@@ -41,6 +41,8 @@ FIELD_OF_VIEW_MM: Final = (192.0, 224.0, 168.0)
 CENTRE_MM: Final = (0.0, -16.0, 10.0)
 ORDINARY_SCALES: Final = (0.62, 1.6)
 RARE_SCALES: Final = (2.2, 3.5)
+_NOISE_OF: Final = {"T1": 1, "FLAIR": 3}
+"""Names the stream of every sequence's noise."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class PhantomSubject:
     Args:
         name: ``phantom-001`` for index 1.
         rare: Whether the ventricles are enlarged.
-        image: float32 (X, Y, Z), T1-like intensity in arbitrary scanner units, not negative.
+        images: Sequence ("T1", "FLAIR") -> float32 (X, Y, Z), intensity in arbitrary scanner units, not negative.
         label: uint8 (X, Y, Z), see ``LABELS``.
         affine: float64 (4, 4), voxel index -> RAS+ world coordinate in millimetres.
         ventricle_scale: Intended ventricle volume relative to a typical one (1 = 2 % of the brain).
@@ -60,12 +62,17 @@ class PhantomSubject:
 
     name: str
     rare: bool
-    image: npt.NDArray[np.float32]
+    images: dict[str, npt.NDArray[np.float32]]
     label: npt.NDArray[np.uint8]
     affine: npt.NDArray[np.float64]
     ventricle_scale: float
     ventricle_percent_brain: float
     atrophy: float
+
+    @property
+    def image(self) -> npt.NDArray[np.float32]:
+        """The first sequence that was made."""
+        return next(iter(self.images.values()))
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class CohortEntry:
         rare: Whether the ventricles are enlarged.
         orientation: One of ``ORIENTATIONS``.
         ventricle_percent_brain: Volume of the ventricle label, in percent of the three labels together.
-        image_path: The T1 NIfTI file.
+        image_path: The NIfTI file of the first sequence.
         label_path: The label NIfTI file, same shape and affine.
     """
 
@@ -119,7 +126,12 @@ def _draw_traits(seed: int, index: int, rare: bool) -> Traits:
     )
 
 
-def _build(seed: int, index: int, rare: bool, spacing_mm: float, tilted: bool) -> PhantomSubject:
+def _build(
+    seed: int, index: int, rare: bool, spacing_mm: float, tilted: bool, sequences: tuple[str, ...] = ("T1",)
+) -> PhantomSubject:
+    unknown = sorted(set(sequences) - set(CONTRASTS))
+    if unknown or not sequences:
+        raise UsageError(f"a phantom has the sequences {', '.join(CONTRASTS)}; got {', '.join(unknown) or 'none'}")
     if seed < 0 or index < 0 or not 0.5 <= spacing_mm <= 6:
         raise UsageError(
             f"a phantom needs seed >= 0, index >= 0 and a spacing of 0.5 to 6 mm; got seed {seed}, index {index}, "
@@ -137,13 +149,14 @@ def _build(seed: int, index: int, rare: bool, spacing_mm: float, tilted: bool) -
         yaw[:2, :2] = [[np.cos(b), -np.sin(b)], [np.sin(b), np.cos(b)]]
         local = yaw @ turn @ local
     local[:3, 3] += CENTRE_MM
-    image, label = synthesise(traits, local, shape)
-
-    rng = np.random.default_rng([seed, index, 1])
-    image *= 1 + np.float32(0.09) * traits.bias.on_grid(local, shape)
-    image += np.float32(traits.noise) * rng.standard_normal(shape, dtype=np.float32)
-    other = np.float32(traits.noise) * rng.standard_normal(shape, dtype=np.float32)
-    image = np.sqrt(image * image + other * other) * np.float32(traits.gain)
+    images, bias = {}, 1 + np.float32(0.09) * traits.bias.on_grid(local, shape)
+    for sequence in sequences:
+        image, label = synthesise(traits, local, shape, sequence)
+        rng = np.random.default_rng([seed, index, _NOISE_OF[sequence]])
+        image *= bias
+        image += np.float32(traits.noise) * rng.standard_normal(shape, dtype=np.float32)
+        other = np.float32(traits.noise) * rng.standard_normal(shape, dtype=np.float32)
+        images[sequence] = np.sqrt(image * image + other * other) * np.float32(traits.gain)
 
     affine = local.copy()
     affine[:3, 3] += traits.origin_mm
@@ -151,7 +164,7 @@ def _build(seed: int, index: int, rare: bool, spacing_mm: float, tilted: bool) -
     return PhantomSubject(
         name=f"phantom-{index:03d}",
         rare=rare,
-        image=image,
+        images=images,
         label=label,
         affine=affine,
         ventricle_scale=traits.ventricle_scale,
@@ -203,7 +216,9 @@ def rare_indices(subjects: int, seed: int, rare_share: float = 0.05) -> frozense
     return frozenset(int(i) + 1 for i in chosen)
 
 
-def write_cohort(folder: Path, subjects: int, seed: int, rare_share: float = 0.05) -> list[CohortEntry]:
+def write_cohort(
+    folder: Path, subjects: int, seed: int, rare_share: float = 0.05, sequences: tuple[str, ...] = ("T1",)
+) -> list[CohortEntry]:
     """Write a cohort of phantoms at 2 mm: ``images/``, ``labels/`` and ``participants.tsv``.
 
     The files come in assorted orientations and types (int16 or float32 images), as real collections do.
@@ -214,6 +229,7 @@ def write_cohort(folder: Path, subjects: int, seed: int, rare_share: float = 0.0
         subjects: How many, at least 1.
         seed: The cohort's seed, not negative.
         rare_share: Share of subjects with enlarged ventricles, 0 to 1; at least one is.
+        sequences: What every head is shown by, one file each; every further one is stored in the next orientation.
 
     Returns:
         One entry per subject, in order.
@@ -232,11 +248,13 @@ def write_cohort(folder: Path, subjects: int, seed: int, rare_share: float = 0.0
     entries = []
     for index in range(1, subjects + 1):
         orientation = ORIENTATIONS[(index - 1) % len(ORIENTATIONS)]
-        subject = _build(seed, index, index in rare, 2.0, tilted=orientation == "oblique")
-        image_path = folder / "images" / f"{subject.name}_T1.nii.gz"
+        subject = _build(seed, index, index in rare, 2.0, orientation == "oblique", sequences)
+        image_path = folder / "images" / f"{subject.name}_{sequences[0]}.nii.gz"
         label_path = folder / "labels" / f"{subject.name}_seg.nii.gz"
-        image = np.rint(subject.image).astype(np.int16) if index % 3 == 0 else subject.image
-        _store(image, subject.affine, orientation, image_path)
+        for number, (sequence, values) in enumerate(subject.images.items()):
+            image = np.rint(values).astype(np.int16) if index % 3 == 0 else values
+            stored = ORIENTATIONS[(index - 1 + number) % len(ORIENTATIONS)]
+            _store(image, subject.affine, stored, folder / "images" / f"{subject.name}_{sequence}.nii.gz")
         _store(subject.label, subject.affine, orientation, label_path)
         entries.append(
             CohortEntry(

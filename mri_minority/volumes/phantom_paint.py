@@ -1,5 +1,6 @@
 """The tissue of a phantom head, painted from the outside in: scalp, skull, fluid, cortex, white matter, deep nuclei."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,15 +21,35 @@ from mri_minority.volumes.phantom_shapes import (
 LABELS: Final = {"grey_matter": 1, "white_matter": 2, "ventricles": 3}
 """Label values of the phantom's label maps; 0 is everything else (fluid around the brain, skull, scalp, air)."""
 
-# T1 intensities, white matter = 1.
-AIR, SKULL, MARROW, FAT, MUSCLE, FLUID, GREY, WHITE = 0.015, 0.07, 0.34, 1.08, 0.50, 0.17, 0.62, 1.0
 
-# Deep grey matter, |x| side: ellipsoids (centre, half axes, intensity), and the caudate and hippocampus as chains.
+@dataclass(frozen=True)
+class Contrast:
+    """How bright tissue is in a sequence, white matter = 1; `deep` in the order of the nuclei, caudate, hippocampus."""
+
+    air: float
+    skull: float
+    marrow: float
+    fat: float
+    muscle: float
+    eye: float
+    fluid: float
+    grey: float
+    white: float
+    deep: tuple[float, float, float, float, float, float]
+
+
+CONTRASTS: Final = {
+    "T1": Contrast(0.015, 0.07, 0.34, 1.08, 0.50, 0.22, 0.17, 0.62, 1.0, (0.76, 0.68, 0.84, 0.62, 0.66, 0.62)),
+    "FLAIR": Contrast(0.015, 0.06, 0.30, 0.95, 0.48, 0.16, 0.13, 1.28, 1.0, (1.15, 1.18, 0.82, 1.34, 1.22, 1.36)),
+}
+"""Sequence -> its contrast."""
+
+# Deep grey matter, |x| side: ellipsoids (centre, half axes), and the caudate and hippocampus as chains.
 DEEP_NUCLEI: Final = (
-    ((11.5, -18.0, 7.0), (9.0, 15.0, 9.5), 0.76),  # thalamus
-    ((27.0, 3.0, 3.0), (6.0, 18.0, 11.5), 0.68),  # putamen
-    ((19.5, -3.0, 0.0), (4.5, 9.5, 6.5), 0.84),  # pallidum
-    ((24.0, -3.0, -20.0), (7.0, 7.5, 7.0), 0.62),  # amygdala
+    ((11.5, -18.0, 7.0), (9.0, 15.0, 9.5)),  # thalamus
+    ((27.0, 3.0, 3.0), (6.0, 18.0, 11.5)),  # putamen
+    ((19.5, -3.0, 0.0), (4.5, 9.5, 6.5)),  # pallidum
+    ((24.0, -3.0, -20.0), (7.0, 7.5, 7.0)),  # amygdala
 )
 CAUDATE: Final = ((11, 19, -2, 4.5), (15, 18, 8, 5.0), (17, 3, 17, 3.6), (19, -14, 21, 2.6), (23, -24, 19, 1.6))
 HIPPOCAMPUS: Final = ((26, -10, -19, 4.0), (29, -22, -14, 3.8), (25, -36, -3, 2.6))
@@ -65,7 +86,7 @@ def _slab(z: F32, limit: float) -> tuple[slice, slice, slice]:
     return slice(None), slice(None), slice(layers)
 
 
-def _paint_head(p: Fields, skull: F32, texture: F32, blur: float) -> F32:
+def _paint_head(p: Fields, skull: F32, texture: F32, blur: float, tone: Contrast) -> F32:
     """Paint everything outside the brain: air, scalp, muscle and fat, eyes, skull with marrow, fluid.
 
     Args:
@@ -73,6 +94,7 @@ def _paint_head(p: Fields, skull: F32, texture: F32, blur: float) -> F32:
         skull: float32 (X, Y, Z), signed distance to the inside of the skull, millimetres.
         texture: float32 (X, Y, Z), a smooth random field of unit variance.
         blur: Width of partial volume, millimetres.
+        tone: Of the sequence.
 
     Returns:
         float32 (X, Y, Z), white matter = 1.
@@ -84,38 +106,42 @@ def _paint_head(p: Fields, skull: F32, texture: F32, blur: float) -> F32:
     skin = skull - thick - np.float32(5.5)
     face = ellipsoid((x, y - 4, np.minimum(z + 12, 0) * np.float32(0.35)), (0, -8, 0), (68, 92, 60))
     skin[low] = soft_min(skin[low], face + np.maximum(z + 12, 0), 16.0)
-    image = np.full(skull.shape, AIR, np.float32)
-    _paint(image, _ramp(skin, blur), FAT * 0.93)
-    _paint(image, _ramp(skin + 2.0, blur), FAT)
+    image = np.full(skull.shape, tone.air, np.float32)
+    _paint(image, _ramp(skin, blur), tone.fat * 0.93)
+    _paint(image, _ramp(skin + 2.0, blur), tone.fat)
     # Below the skull base: muscle with fat between; the temporal muscle; orbits with eyes; the nasal cavity.
-    _paint(image[low], _ramp(z + 8, 8) * _ramp(skin[low] + 5.5, 3.0), MUSCLE + 0.12 * texture[low])
+    _paint(image[low], _ramp(z + 8, 8) * _ramp(skin[low] + 5.5, 3.0), tone.muscle + 0.12 * texture[low])
     temporal_muscle = ellipsoid((side, y, z), (72, 8, -12), (8, 26, 30))
-    _paint(image[low], _ramp(temporal_muscle, 3.0) * _ramp(skin[low] + 3.5, 2.0), MUSCLE)
-    _paint(image, _ramp(skull - thick, blur), SKULL)
+    _paint(image[low], _ramp(temporal_muscle, 3.0) * _ramp(skin[low] + 3.5, 2.0), tone.muscle)
+    _paint(image, _ramp(skull - thick, blur), tone.skull)
     marrow = np.clip(1 - np.abs(skull - 0.5 * thick) / 1.6, 0, 1) * np.clip(0.7 + 0.5 * texture, 0, 1)
-    _paint(image, marrow, MARROW)
+    _paint(image, marrow, tone.marrow)
     front = (slice(None), slice(int(np.flatnonzero((y > 30).any(axis=(0, 2)))[0]), None), _slab(p[2], -8)[2])
     x, y, z = (field[front] for field in p)
     side = np.abs(x)
     orbit = np.maximum(ellipsoid((side, y, z), (31, 56, -33), (17, 26, 16)), 2.0 - skull[front])
-    _paint(image[front], _ramp(orbit, blur), FAT * 0.95)
-    _paint(image[front], _ramp(ellipsoid((side, y, z), (31, 67, -34), (12, 12, 12)), blur), 0.22)
-    _paint(image[front], _ramp(ellipsoid((x, y, z), (0, 62, -42), (13, 22, 17)), blur), AIR)
-    _paint(image, _ramp(skull, blur), FLUID)
+    _paint(image[front], _ramp(orbit, blur), tone.fat * 0.95)
+    _paint(image[front], _ramp(ellipsoid((side, y, z), (31, 67, -34), (12, 12, 12)), blur), tone.eye)
+    _paint(image[front], _ramp(ellipsoid((x, y, z), (0, 62, -42), (13, 22, 17)), blur), tone.air)
+    _paint(image, _ramp(skull, blur), tone.fluid)
     return image
 
 
-def synthesise(traits: Traits, affine: F64, shape: tuple[int, ...]) -> tuple[F32, npt.NDArray[np.uint8]]:
-    """Evaluate one head on one grid.
+def synthesise(
+    traits: Traits, affine: F64, shape: tuple[int, ...], sequence: str = "T1"
+) -> tuple[F32, npt.NDArray[np.uint8]]:
+    """Evaluate one head on one grid, as one sequence shows it.
 
     Args:
         traits: The subject.
         affine: float64 (4, 4), voxel index -> grid-centred millimetres.
         shape: (X, Y, Z).
+        sequence: One of `CONTRASTS`.
 
     Returns:
         Noise-free image float32 (X, Y, Z), white matter = 1, and label uint8 (X, Y, Z).
     """
+    tone = CONTRASTS[sequence]
     blur = max(1.6, float(np.cbrt(abs(np.linalg.det(affine[:3, :3])))))
     p = _coordinates(affine, shape, traits)
     texture = traits.texture.on_grid(affine, shape)
@@ -128,7 +154,7 @@ def synthesise(traits: Traits, affine: F64, shape: tuple[int, ...]) -> tuple[F32
     stem[low] = chain(half, BRAINSTEM)
     skull = cerebrum - np.float32(1.2 + 2.2 * traits.atrophy)
     skull[low] += soft_min(cerebrum[low], cerebellum[low], 30.0) - cerebrum[low]
-    image = _paint_head(p, skull, texture, blur)
+    image = _paint_head(p, skull, texture, blur, tone)
 
     ventricles = grow_ventricles(p, np.minimum(cerebrum, cerebellum), traits.pose @ affine, traits)
     wall = np.full(shape, 99, np.float32)
@@ -139,7 +165,7 @@ def synthesise(traits: Traits, affine: F64, shape: tuple[int, ...]) -> tuple[F32
     inside = np.flatnonzero(np.minimum(skull, stem) < 1)
     at = [field.ravel()[inside] for field in (*p, cerebrum, cerebellum, stem, wall, texture)]
     tissue, brain_label = _brain(
-        (at[0], at[1], at[2]), at[3], at[4], at[5], at[6], at[7], image.ravel()[inside], traits, blur
+        (at[0], at[1], at[2]), at[3], at[4], at[5], at[6], at[7], image.ravel()[inside], traits, blur, tone
     )
     image.ravel()[inside] = tissue
     label = np.zeros(shape, np.uint8)
@@ -158,6 +184,7 @@ def _brain(
     image: F32,
     traits: Traits,
     blur: float,
+    tone: Contrast,
 ) -> tuple[F32, npt.NDArray[np.uint8]]:
     """Paint and label the tissue inside the skull.
 
@@ -171,6 +198,7 @@ def _brain(
         image: float32 (P,), what is painted so far.
         traits: The subject.
         blur: Width of partial volume, millimetres.
+        tone: Of the sequence.
 
     Returns:
         Image float32 (P,) and label uint8 (P,).
@@ -189,18 +217,18 @@ def _brain(
     cerebellar_white = np.minimum(np.maximum(below + 11, 0.3 - folia), branches)
     cerebellar_grey = np.maximum(below, np.float32(0.2 + 0.5 * traits.atrophy) - folia - np.maximum(-below - 4, 0))
 
-    grey, value = np.minimum(pial, cerebellar_grey), np.full_like(image, GREY)
+    grey, value = np.minimum(pial, cerebellar_grey), np.full_like(image, tone.grey)
     white = np.minimum(white, np.minimum(cerebellar_white, stem))
     _paint(image, _ramp(grey, blur), value + 0.02 * texture)
-    _paint(image, _ramp(white, blur), WHITE + 0.025 * texture)
+    _paint(image, _ramp(white, blur), tone.white + 0.025 * texture)
 
     deep = np.full_like(image, 99)
-    shapes = [(ellipsoid(half, centre, axes), level) for centre, axes, level in DEEP_NUCLEI]
-    shapes += [(chain(half, CAUDATE), 0.66), (chain(half, HIPPOCAMPUS), GREY)]
-    for distance, level in shapes:
+    shapes = [ellipsoid(half, centre, axes) for centre, axes in DEEP_NUCLEI]
+    shapes += [chain(half, CAUDATE), chain(half, HIPPOCAMPUS)]
+    for distance, level in zip(shapes, tone.deep, strict=True):
         _paint(image, _ramp(distance, blur * 1.2), level + 0.015 * texture)
         deep = np.minimum(deep, distance)
-    _paint(image, _ramp(wall, blur), FLUID * 0.9)
+    _paint(image, _ramp(wall, blur), tone.fluid * 0.9)
 
     label = np.where(grey < 0, 1, 0).astype(np.uint8)
     label[white < 0] = 2

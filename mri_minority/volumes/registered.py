@@ -9,7 +9,7 @@ from scipy.ndimage import affine_transform, binary_fill_holes
 from skimage.filters import threshold_otsu
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.geometry import Affine, off_grid_mm
+from mri_minority.volumes.geometry import MAX_VOXELS, Affine, off_grid_mm
 from mri_minority.volumes.nifti import GRID_TOLERANCE_MM
 from mri_minority.volumes.volume import Volume
 
@@ -32,6 +32,9 @@ def registered(volumes: list[Volume]) -> tuple[Volume, ...]:
         DataError: An image does not cover the head, or shows it elsewhere.
     """
     first = volumes[0]
+    voxels = max(len(volumes) * first.image.size, sum(volume.image.size for volume in volumes))
+    if voxels > MAX_VOXELS:
+        raise DataError(f"expected at most {MAX_VOXELS} voxels in all channels of {first.series}, found {voxels}")
     result = [first]
     for other in volumes[1:]:
         to_other = np.linalg.inv(other.affine) @ first.affine

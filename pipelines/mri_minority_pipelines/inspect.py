@@ -14,7 +14,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.export.dataset import read_manifest
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import bfloat16_pays
-from mri_minority_pipelines.model_folder import ModelFolder, find_model
+from mri_minority_pipelines.model_folder import ModelFolder, channel_names, find_model
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def describe(path: Path) -> dict[str, Any]:
             "slices": len(store.rows),
             "subjects": len({row.subject for row in store.rows}),
             "held-out subjects": len({row.subject for row in store.rows if row.split == "holdout"}),
+            "image channels": " + ".join(name or "unnamed" for name in store.channel_names),
             "labels": ", ".join(store.label_names) or "none",
             "size": " x ".join(map(str, store.header["settings"]["size"])),
             "geometry": _geometry(store),
@@ -44,6 +45,7 @@ def describe(path: Path) -> dict[str, Any]:
             "kind": "model",
             "recipe": card["recipe"]["name"],
             "training subjects": card["train_subjects"],
+            "image channels": " + ".join(name or "unnamed" for name in channel_names(card)),
             "labels": ", ".join(card["label_names"]) or "none",
             "strata": ", ".join(card["strata"]["names"]),
             "classifiers": ", ".join(f"{e['rarity']} ({e['levels']} levels)" for e in card["classifiers"].values()),

@@ -68,7 +68,7 @@ def read_set(folder: Path, store: SliceStore) -> SyntheticSet:
             f"{', '.join(manifest['label_names']) or 'none'} in {folder}; give the store that the model learnt from"
         )
     white = np.atleast_1d(np.array(manifest["white"], np.float32))[:, None, None]
-    image = np.stack([case.image for case in cases]) / (white / 2) - np.float32(1)
+    image: npt.NDArray[np.float32] = (np.stack([case.image for case in cases]) / (white / 2) - 1).astype(np.float32)
     broken = [case.name for case, plane in zip(cases, image, strict=True) if not np.isfinite(plane).all()]
     if broken:
         raise DataError(f"expected finite intensities, {broken[0]} in {folder} holds NaN; draw the set again")

@@ -157,8 +157,8 @@ def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> Non
             if r.sha256 == trace["source_series_sha256"] and r.index == trace["source_index"]
         ]
         image, label = store.read(np.array([at]))
-        white = np.float32(store.header["settings"]["ceiling"] * store.rows[at].scale)
-        source = ((image[0] + 1) / 2 * white).astype(np.float32)
+        white = np.float32(store.header["settings"]["ceiling"] * store.rows[at].scale[0])
+        source = ((image[0, 0] + 1) / 2 * white).astype(np.float32)
         found, mask = (pixels(out / row[kind])[:, :, 0] for kind in ("image", "label"))
         changed = mask != label[0]
         far = ~_grown(changed, 3)
@@ -187,7 +187,7 @@ def test_starting_from_real_slices(model: Path, store: SliceStore, tmp_path: Pat
         manifest = draw(model, tmp_path / str(strength), wish, count=3, method="ancestral")
         assert manifest["derived"] is True
         assert {"source_series_sha256", "start_sigma"} <= set(manifest["slices"][0]["trace"])
-        white = manifest["white"]
+        white = manifest["white"][0]
         far.append(
             np.mean(
                 [

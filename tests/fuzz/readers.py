@@ -26,7 +26,8 @@ from pydicom.uid import RLELossless
 
 from mri_minority.core.errors import DataError
 from mri_minority.slices.select import SliceSettings, cut_slices
-from mri_minority.volumes.discover import Found, chosen, discover
+from mri_minority.volumes.channels import chosen
+from mri_minority.volumes.discover import Found, discover
 from mri_minority.volumes.geometry import MAX_INTENSITY
 from mri_minority.volumes.read import read_found
 from mri_minority.volumes.volume import Volume
@@ -82,9 +83,9 @@ def walk(folder: Path, settings: SliceSettings) -> tuple[str, list[tuple[Found, 
         return _one_line(error), []
     for item in found:
         try:
-            volume = read_found(item)
+            (volume,) = read_found(item)
             volumes.append((item, volume))
-            cut = cut_slices(volume, settings)
+            cut = cut_slices([volume], settings)
             if not np.isfinite(cut.image).all() or np.abs(cut.image).max() > 1 or cut.label.max(initial=0) > 1:
                 raise AssertionError("a slice holds values that none may hold")
             outcome = "read"

@@ -157,11 +157,11 @@ def python_blocks(page: Path) -> list[str]:
 def folder_of_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a reader has at hand: a store `brains.store` and a synthetic data set `rare_slices`."""
     rng = np.random.default_rng(0)
-    image = rng.uniform(-1, 1, (4, 16, 24)).astype(np.float32)
+    image = rng.uniform(-1, 1, (4, 1, 16, 24)).astype(np.float32)
     label = rng.integers(0, 3, (4, 16, 24)).astype(np.uint8)
     plane = np.diag([2.0, 2.0, 2.0, 1.0])
     writer = StoreWriter(tmp_path / "brains.store", (16, 24))
-    cut = CutSlices(image, label, np.linspace(0.2, 0.8, 4), np.arange(4), np.stack([plane] * 4), 700.0)
+    cut = CutSlices(image, label, np.linspace(0.2, 0.8, 4), np.arange(4), np.stack([plane] * 4), (700.0,))
     writer.append(cut, "anna", "anna_T1", "0" * 64, "train")
     writer.finish([0] * 4, {"label_names": ["brain", "lesion"], "strata": {"names": ["height 0.10-0.95"]}})
     rows = [

@@ -15,8 +15,11 @@ PLANE = np.array([[2.0, 0, 0, -30.5], [0, 2.0, 0, -40.25], [0, 0, 2.0, 17.0], [0
 SIZE = (32, 48)
 
 
-def pictures(count: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
-    """Eggs with a lesion in each second one: images in [-1, 1] and labels, (n, H, W) each."""
+def pictures(count: int, seed: int = 0, channels: int = 1) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+    """Eggs with a lesion in each second one: images (n, channels, H, W) in [-1, 1] and labels (n, H, W).
+
+    Every further channel shows brain and lesion in other greys.
+    """
     rng = np.random.default_rng(seed)
     x, y = np.meshgrid(np.linspace(-1.3, 1.3, SIZE[0]), np.linspace(-1.3, 1.3, SIZE[1]), indexing="ij")
     brain = x**2 + y**2 < 1
@@ -25,7 +28,8 @@ def pictures(count: int, seed: int = 0) -> tuple[npt.NDArray[np.float32], npt.ND
         cx, cy = rng.uniform(-0.5, 0.5, 2)
         lesion = brain & ((x - cx) ** 2 + (y - cy) ** 2 < 0.05) & (number % 2 == 0)
         label = np.where(lesion, 2, brain)
-        images.append(np.select([lesion, brain], [0.8, 0.2], -1) + rng.normal(0, 0.02, SIZE) * brain)
+        greys = [np.select([lesion, brain], [0.8 - 0.3 * c, 0.2 + 0.1 * c], -1) for c in range(channels)]
+        images.append([grey + rng.normal(0, 0.02, SIZE) * brain for grey in greys])
         labels.append(label)
     return np.clip(np.stack(images), -1, 1).astype(np.float32), np.stack(labels).astype(np.uint8)
 
@@ -35,10 +39,10 @@ def write_drawn(
     count: int = 6,
     affine: npt.NDArray[np.float64] = PLANE,
     names: tuple[str, ...] = NAMES,
-    sequence: str | None = None,
+    sequences: tuple[str, ...] = ("",),
 ) -> Path:
     """Write images, labels and manifest."""
-    images, labels = pictures(count)
+    images, labels = pictures(count, channels=len(sequences))
     rows = []
     for item in range(count):
         pixels = ((images[item] + 1) / 2 * 240).astype(np.float32)
@@ -48,19 +52,25 @@ def write_drawn(
     header = {
         **{"synthetic": True, "version": "0", "model_sha256": "a" * 64, "classifier_sha256": "b" * 64},
         **{"method": "minority", "rarity": "minority", "wanted": "rare", "levels": [4], "seed": 3},
-        **{"label_names": list(names), "sequence": sequence, "white": 240.0, "audit": "not run"},
+        **{
+            "label_names": list(names),
+            "channel_names": list(sequences),
+            "white": [240.0] * len(sequences),
+            "audit": "not run",
+        },
     }
     write_manifest(folder, header, rows)
     return folder
 
 
-def write_store(folder: Path, subjects: int = 6, names: tuple[str, ...] = NAMES) -> SliceStore:
+def write_store(folder: Path, subjects: int = 6, names: tuple[str, ...] = NAMES, channels: int = 1) -> SliceStore:
     """Write a store of four slices per subject, the last one held out; subject keys that would give someone away."""
-    writer = StoreWriter(folder, SIZE)
+    writer = StoreWriter(folder, SIZE, channels)
     for number in range(subjects):
-        images, labels = pictures(4, seed=100 + number)
+        images, labels = pictures(4, 100 + number, channels)
         planes = np.stack([PLANE + np.eye(4)[:, [2]] @ np.array([[0, 0, 0, 2.0 * k]]) for k in range(4)])
-        cut = CutSlices(images, labels, np.linspace(0.2, 0.8, 4), np.arange(4), planes, 200.0 + number)
+        scale = tuple(200.0 + number + 50 * c for c in range(channels))
+        cut = CutSlices(images, labels, np.linspace(0.2, 0.8, 4), np.arange(4), planes, scale)
         key = f"Doe_Jane_{number}"
         writer.append(cut, key, f"{key}_T1", f"{number:064d}", "holdout" if number == subjects - 1 else "train")
     header = {"settings": {"ceiling": 1.2}, "label_names": list(names), "strata": {"names": ["height 0.10-0.95"]}}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.discover import chosen, discover
+from mri_minority.volumes.channels import chosen
+from mri_minority.volumes.discover import discover
 from mri_minority.volumes.nifti import read_volume
 from mri_minority.volumes.read import read_found
 
@@ -69,9 +70,9 @@ def test_one_volume_of_a_list_with_several_modalities_is_chosen_by_name(tmp_path
     found = discover([tmp_path])
     assert [(f.series, f.sequence) for f in found] == [("a:0", "FLAIR"), ("a:1", "T1")]
     (item,) = chosen(found, "T1w", None)
-    volume = read_found(item)
+    (volume,) = read_found(item)
     np.testing.assert_array_equal(volume.image, values[..., 1])
-    assert volume.sha256 != read_found(found[0]).sha256
+    assert volume.sha256 != read_found(found[0])[0].sha256
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -115,7 +116,7 @@ def test_what_does_not_say_its_sequence_stays(tmp_path: Path) -> None:
 
 def test_a_choice_that_leaves_nothing_is_an_error(tmp_path: Path) -> None:
     found = discover([touch(tmp_path, "a_T1.nii", "b_FLAIR.nii")])
-    with pytest.raises(DataError, match="of T2, found only FLAIR, T1"):
+    with pytest.raises(DataError, match="of sequence 'T2', channel None, found only FLAIR, T1"):
         chosen(found, "T2", None)
 
 

@@ -27,7 +27,7 @@ from mri_minority.volumes.atomic import (
 from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.nifti import write_nifti
 
-IMAGE = np.random.default_rng(3).normal(100, 20, (7, 5)).astype(np.float32)
+IMAGE = np.random.default_rng(3).normal(100, 20, (1, 7, 5)).astype(np.float32)
 LABEL = np.random.default_rng(4).integers(0, 4, (7, 5)).astype(np.uint8)
 AXIAL = np.array([[2.0, 0, 0, -10], [0, 2, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
 SAGITTAL = plane_affine(np.diag([0.5, 0.9, 1.2, 1.0]), 0, 4)
@@ -51,7 +51,7 @@ def test_files_of_a_slice(tmp_path: Path) -> None:
     assert row["label"] == "labels/synth_00003.nii.gz"
     assert row["image_sha256"] == hashlib.sha256((tmp_path / row["image"]).read_bytes()).hexdigest()
     assert row["label_sha256"] == hashlib.sha256((tmp_path / row["label"]).read_bytes()).hexdigest()
-    for file, values, dtype in ((row["image"], IMAGE, np.float32), (row["label"], LABEL, np.uint8)):
+    for file, values, dtype in ((row["image"], IMAGE[0], np.float32), (row["label"], LABEL, np.uint8)):
         picture = nib.nifti1.load(tmp_path / file)
         assert picture.get_data_dtype() == dtype
         assert np.array_equal(np.asarray(picture.dataobj), values[:, :, None])
@@ -68,7 +68,7 @@ def test_simpleitk_reads_a_slice(tmp_path: Path) -> None:
     picture = SimpleITK.ReadImage(str(tmp_path / row["image"]))
     assert picture.GetSize() == (7, 5, 1)
     assert picture.GetPixelIDValue() == SimpleITK.sitkFloat32
-    assert np.array_equal(SimpleITK.GetArrayFromImage(picture)[0].T, IMAGE)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(picture)[0].T, IMAGE[0])
     assert picture.GetSpacing() == pytest.approx((0.9, 1.2, 1.2))
     assert picture.GetMetaData("descrip") == DESCRIPTION
 
@@ -103,6 +103,21 @@ def test_the_same_slice_gives_the_same_bytes(tmp_path: Path) -> None:
         assert one == two
 
 
+def test_channels_are_files_of_their_own(tmp_path: Path) -> None:
+    """Numbered as nnU-Net does; the label map is one."""
+    image = np.concatenate([IMAGE, IMAGE + 50])
+    row = export_slice(tmp_path, "slice", image, LABEL, AXIAL, TRACE)
+    assert row["image"] == ["images/slice_0000.nii.gz", "images/slice_0001.nii.gz"]
+    assert row["label"] == "labels/slice.nii.gz"
+    for name, sha256, plane in zip(row["image"], row["image_sha256"], image, strict=True):
+        assert sha256_of(tmp_path / name) == sha256
+        assert np.array_equal(np.asarray(nib.nifti1.load(tmp_path / name).dataobj)[:, :, 0], plane)
+    save_manifest(tmp_path, [row])
+    assert verify_dataset(tmp_path) == []
+    (tmp_path / row["image"][1]).unlink()
+    assert verify_dataset(tmp_path) == ["images/slice_0001.nii.gz is missing"]
+
+
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a\\b", "a\nb", "a:b", "x" * 201, "é" * 101])
 def test_a_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="plain file name"):
@@ -113,7 +128,7 @@ def test_a_name_that_is_no_file_name(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("image", "label", "affine", "words"),
     [
-        (IMAGE[None], None, AXIAL, r"float32 image \(H, W\) for slice, found float32 \(1, 7, 5\)"),
+        (IMAGE[0], None, AXIAL, r"float32 image \(I, H, W\) for slice, found float32 \(7, 5\)"),
         (IMAGE, LABEL[:6], AXIAL, r"label map \(7, 5\) for slice, found uint8 \(6, 5\)"),
         (IMAGE * np.float32(np.inf), None, AXIAL, "finite"),
         (IMAGE, LABEL, np.diag([1.0, 1, 0, 1]), "a plane and its normal"),
@@ -172,7 +187,7 @@ def test_every_change_is_noticed(tmp_path: Path) -> None:
     data[-1] ^= 1
     image.write_bytes(data)
     (tmp_path / "labels" / "synth_00000.nii.gz").unlink()
-    write_nifti(tmp_path / "images" / "more.nii.gz", IMAGE[:, :, None], AXIAL, DESCRIPTION)
+    write_nifti(tmp_path / "images" / "more.nii.gz", IMAGE[0][:, :, None], AXIAL, DESCRIPTION)
     (tmp_path / "notes.txt").touch()
     assert verify_dataset(tmp_path) == [
         "images/synth_00000.nii.gz has changed since it was written",
@@ -185,11 +200,11 @@ def test_every_change_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "affine", "description", "sentence"),
     [
-        (IMAGE[:, :, None].repeat(2, axis=2), AXIAL, DESCRIPTION, "is not (H, W, 1)"),
+        (IMAGE[0][:, :, None].repeat(2, axis=2), AXIAL, DESCRIPTION, "is not (H, W, 1)"),
         (LABEL[:, :, None], AXIAL, DESCRIPTION, "has the wrong data type"),
-        (IMAGE[:, :, None], AXIAL, "T1 of a person", "is not marked synthetic"),
-        (IMAGE[:, :, None], AXIAL @ np.diag([1, 1, 0.3, 1]), DESCRIPTION, "is thinner than its pixels are wide"),
-        (IMAGE[:, :, None], AXIAL @ np.diag([1, 1.01, 1, 1]), DESCRIPTION, "lies elsewhere than the manifest says"),
+        (IMAGE[0][:, :, None], AXIAL, "T1 of a person", "is not marked synthetic"),
+        (IMAGE[0][:, :, None], AXIAL @ np.diag([1, 1, 0.3, 1]), DESCRIPTION, "is thinner than its pixels are wide"),
+        (IMAGE[0][:, :, None], AXIAL @ np.diag([1, 1.01, 1, 1]), DESCRIPTION, "lies elsewhere than the manifest says"),
     ],
 )
 def test_a_wrong_format_is_noticed_when_the_hash_is_right(

@@ -21,7 +21,9 @@ def command(
     ] = None,
     sequence: Annotated[
         str | None,
-        typer.Option("--sequence", help="T1, FLAIR, ...: kind of image, if unrecorded.", show_default=False),
+        typer.Option(
+            "--sequence", help="Kind of image, if unrecorded: T1, FLAIR, ...; T1,FLAIR of two.", show_default=False
+        ),
     ] = None,
     seed: Seed = None,
     device: Device = "auto",

@@ -19,7 +19,7 @@ from mri_minority.diffusion.state import decode, encode
 from mri_minority.export.labels import drop_specks
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
-from mri_minority.transforms.intensity import head_mask
+from mri_minority.transforms.intensity import head_mask, in_model_units, scale_of
 from mri_minority.volumes.atomic import sha256_of, shown, write_json_atomic, write_text_atomic
 from mri_minority.volumes.nifti import read_volume, write_nifti
 from mri_minority_pipelines.config import SampleConfig
@@ -190,15 +190,14 @@ def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
     size = (int(settings["size"][0]), int(settings["size"][1]))
     for number, path in enumerate(files):
         volume = read_volume(path, None, path.name, path.name)
-        head = head_mask(torch.as_tensor(volume.image)[None]).numpy()[0] > 0
-        scale = float(np.percentile(volume.image[head], 99.5))
+        head = head_mask(volume.image)
+        scale = scale_of(volume.image, head)
         planes = slices_of(volume, settings["plane"], settings["spacing_mm"], shown(path.name))
         whole = head.any(axis={"sagittal": 0, "coronal": 1, "axial": 2}[settings["plane"]])
         centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
         for index, plane, affine in planes:
-            unit = (plane / scale).clip(0, ceiling) * (2 / ceiling) - 1
-            plane_2d, moved = fitted(unit.astype(np.float32), affine, size, centre, -1.0)
-            image = plane_2d[None]
+            unit, moved = fitted(in_model_units(plane, scale, ceiling), affine, size, centre, -1.0)
+            image = unit[None]
             stratum = nearest_stratum(image, means[:, :1], list(range(len(means))))
             name = f"image_{number:04d}_{index:03d}"
             yield Picture(name, image, stratum, moved, {"source_sha256": sha256_of(path), "source_index": index})
