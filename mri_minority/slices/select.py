@@ -15,7 +15,7 @@ from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.volume import Volume
 
 MAX_RESAMPLED = 20_000_000
-"""Most voxels of all channels together after resampling: beyond it the units are wrong, or the wanted spacing is tiny."""
+"""Most voxels of all channels together after resampling: beyond it units are wrong, or the spacing is tiny."""
 
 
 @dataclass(frozen=True)

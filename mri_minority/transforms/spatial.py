@@ -54,10 +54,9 @@ def resampled(
         for k, one in enumerate(z):
             result[:, :, k] = values[:, :, one][np.ix_(x, y)]
         return result
-    low = [
-        np.minimum(np.floor(places).astype(np.intp), max(0, n - 2)) for places, n in zip(at, values.shape, strict=True)
-    ]
-    high = [np.minimum(first + 1, n) for first, n in zip(low, last, strict=True)]
+    last = [n - 1 for n in values.shape]
+    low = [np.floor(places).astype(np.intp) for places in at]
+    high = [np.minimum(first + 1, end) for first, end in zip(low, last, strict=True)]
     share = [places - first for places, first in zip(at, low, strict=True)]
     for k in range(shape[2]):
         plane = _mixed(values[:, :, low[2][k]], values[:, :, high[2][k]], share[2][k])

@@ -11,7 +11,7 @@ class Volume:
     """An image volume, its label map if there is one, and where it lies in the world.
 
     Args:
-        image: float32 (X, Y, Z), axes closest to right, anterior, superior.
+        image: float32 (X, Y, Z), axes closest to right, anterior, superior; strides may be of any sign.
         label: integer (X, Y, Z) of source label values, or None.
         affine: float64 (4, 4), voxel index -> RAS+ world coordinate in millimetres.
         subject: Who it is of: the key by which data are split. Never written to an output.

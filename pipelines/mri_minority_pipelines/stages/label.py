@@ -193,7 +193,7 @@ def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
         head = head_mask(volume.image)
         scale = scale_of(volume.image, head)
         planes = slices_of(volume, settings["plane"], settings["spacing_mm"], shown(path.name))
-        whole = head.any(axis={"sagittal": 0, "coronal": 1, "axial": 2}[settings["plane"]])
+        whole = np.asarray(head.any(axis={"sagittal": 0, "coronal": 1, "axial": 2}[settings["plane"]]), dtype=bool)
         centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
         for index, plane, affine in planes:
             unit, moved = fitted(in_model_units(plane, scale, ceiling), affine, size, centre, -1.0)
