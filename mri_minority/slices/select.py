@@ -78,22 +78,14 @@ def cut_slices(volumes: Sequence[Volume], settings: SliceSettings) -> CutSlices:
         raise DataError(f"expected a label map beside {volume.series}, found none; add one or leave the volume out")
     _check_resampled_size(volumes, settings)
     axis, may_be_empty = AXES[settings.plane], settings.foreground == "head"
-    classes = class_map(np.asarray(volume.label), settings.labels, may_be_empty) if settings.labels else None
     shape, affine = target_grid(volume.image.shape, volume.affine, settings.spacing_mm)
     images = [resampled(one.image, volume.affine, shape, affine, linear=True) for one in volumes]
-    if classes is not None:
-        classes = resampled(classes, volume.affine, shape, affine, linear=False)
-    mask = classes > 0 if classes is not None and not may_be_empty else head_mask(images[0])
-    if not mask.any():
-        raise DataError(
-            f"expected a labelled area in {volume.series}, none is left at this spacing; check `spacing_mm`"
-        )
-    scale = tuple(scale_of(image, mask) for image in images)
-    start = box_about(mask, settings.size, axis)
-
-    def planes_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.moveaxis(boxed(values, start, settings.size, axis), axis, 0)
-
+    label = np.zeros(shape, np.uint8)
+    if settings.labels:
+        source = resampled(np.asarray(volume.label), volume.affine, shape, affine, linear=False)
+        label = class_map(source, settings.labels, may_be_empty)
+        del source  # an intermediate of four bytes a voxel
+    mask = label > 0 if settings.labels and not may_be_empty else head_mask(images[0])
     filled = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
     low, high = int(filled[0]), int(filled[-1]) + 1
     height = (np.arange(low, high) + 0.5 - low) / (high - low)
@@ -101,12 +93,19 @@ def cut_slices(volumes: Sequence[Volume], settings: SliceSettings) -> CutSlices:
     index = np.arange(low, high)[kept]
     if not len(index):
         raise DataError(f"expected slices at heights {settings.heights}, found none in {volume.series}")
+    scale = tuple(scale_of(image, mask) for image in images)
+    start = box_about(mask, settings.size, axis)
+    span = tuple(slice(int(index[0]), int(index[-1]) + 1) if a == axis else slice(None) for a in range(3))
+
+    def planes_of(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.moveaxis(boxed(values[span], start, settings.size, axis), axis, 0)
+
+    planes = np.empty((len(index), len(images), *settings.size), np.float32)
+    for channel, one in enumerate(scale):
+        planes[:, channel] = in_model_units(planes_of(images.pop(0)), one, settings.ceiling)
     affine[:3, 3] += affine[:3, :3] @ np.array(start, dtype=float)
-    chosen = [planes_of(image)[index] for image in images]
-    units = [in_model_units(part, one, settings.ceiling) for part, one in zip(chosen, scale, strict=True)]
-    label = planes_of(classes)[index] if classes is not None else np.zeros(units[0].shape, np.uint8)
-    planes = np.stack([plane_affine(affine, axis, int(i)) for i in index])
-    return CutSlices(np.stack(units, axis=1), np.ascontiguousarray(label), height[kept], index, planes, scale)
+    affines = np.stack([plane_affine(affine, axis, int(i)) for i in index])
+    return CutSlices(planes, np.ascontiguousarray(planes_of(label)), height[kept], index, affines, scale)
 
 
 def _check_resampled_size(volumes: Sequence[Volume], settings: SliceSettings) -> None:

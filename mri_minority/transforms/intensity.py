@@ -69,7 +69,7 @@ def scale_of(image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> flo
     Raises:
         DataError: It is not above zero.
     """
-    scale = float(np.percentile(image[mask], _PERCENTILE))
+    scale = float(np.percentile(image[mask], _PERCENTILE, overwrite_input=True))
     if scale <= 0:
         raise DataError(f"expected positive intensities inside the head, found a 99.5th percentile of {scale}")
     return scale
@@ -77,5 +77,8 @@ def scale_of(image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> flo
 
 def in_model_units(image: npt.NDArray[np.float32], scale: float, ceiling: float) -> npt.NDArray[np.float32]:
     """Map intensities to [-1, 1]: zero to -1, `ceiling` times `scale` to +1, clipped."""
-    unit = np.clip(image / np.float32(scale), 0, ceiling) * np.float32(2 / ceiling) - np.float32(1)
-    return np.asarray(unit, dtype=np.float32)
+    unit = np.asarray(image / np.float32(scale), dtype=np.float32)
+    np.clip(unit, 0, ceiling, out=unit)
+    unit *= np.float32(2 / ceiling)
+    unit -= np.float32(1)
+    return unit

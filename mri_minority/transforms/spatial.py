@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from monai.data.utils import compute_shape_offset, zoom_affine
+from scipy.ndimage import map_coordinates
 
 AXES = {"sagittal": 0, "coronal": 1, "axial": 2}
 """Which axis of an RAS+ volume a slicing plane is perpendicular to."""
@@ -15,7 +16,9 @@ Affine = npt.NDArray[np.float64]
 def target_grid(
     shape: tuple[int, ...], affine: Affine, spacing_mm: tuple[float, float, float]
 ) -> tuple[tuple[int, int, int], Affine]:
-    """Shape and affine (4, 4) of a volume at another spacing: the same directions, the same first voxel (as MONAI's).
+    """Shape and affine (4, 4) of a volume at another spacing, as MONAI's `Spacing` has it.
+
+    The directions stay, but a shear goes: afterwards all axes are perpendicular.
 
     Args:
         shape: (X, Y, Z).
@@ -33,35 +36,27 @@ def target_grid(
 def resampled(
     values: npt.NDArray[Any], affine: Affine, shape: tuple[int, int, int], target: Affine, linear: bool
 ) -> npt.NDArray[Any]:
-    """A volume on a grid with the same directions: axis by axis, plane by plane, so that memory stays small.
+    """A volume on another grid, plane by plane, so that memory stays small.
 
     Args:
         values: (X, Y, Z).
         affine: (4, 4), of the values.
         shape: Of the result.
-        target: (4, 4), of the result; from :func:`target_grid`.
+        target: (4, 4), of the result; see :func:`target_grid`.
         linear: Interpolate linearly; else take the nearest voxel. Outside, the border goes on.
 
     Returns:
         The type of `values`, of shape `shape`.
     """
     step = np.linalg.inv(affine) @ target
+    plane = np.indices((*shape[:2], 1), dtype=np.float64)
+    inside = np.einsum("ab,bxyz->axyz", step[:3, :2], plane[:2]) + step[:3, 3, None, None, None]
     result = np.empty(shape, values.dtype)
-    at = [step[a, a] * np.arange(shape[a]) + step[a, 3] for a in range(3)]
-    at = [np.clip(places, 0, n - 1) for places, n in zip(at, values.shape, strict=True)]
-    if not linear:
-        x, y, z = (np.rint(places).astype(np.intp) for places in at)
-        for k, one in enumerate(z):
-            result[:, :, k] = values[:, :, one][np.ix_(x, y)]
-        return result
-    last = [n - 1 for n in values.shape]
-    low = [np.floor(places).astype(np.intp) for places in at]
-    high = [np.minimum(first + 1, end) for first, end in zip(low, last, strict=True)]
-    share = [places - first for places, first in zip(at, low, strict=True)]
     for k in range(shape[2]):
-        plane = _mixed(values[:, :, low[2][k]], values[:, :, high[2][k]], share[2][k])
-        plane = _mixed(plane[low[0]], plane[high[0]], share[0][:, None])
-        result[:, :, k] = _mixed(plane[:, low[1]], plane[:, high[1]], share[1])
+        at = inside + k * step[:3, 2, None, None, None]
+        # Rounding first: what lies half-way goes to the even voxel, as everywhere else.
+        at = at if linear else np.rint(at)
+        result[:, :, [k]] = map_coordinates(values, at, values.dtype, order=int(linear), mode="nearest")
     return result
 
 
@@ -87,11 +82,3 @@ def boxed(values: npt.NDArray[Any], start: tuple[int, int, int], size: tuple[int
     inside = tuple(slice(a - s, b - s) for a, b, s in zip(low, high, start, strict=True))
     result[inside] = values[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     return result
-
-
-def _mixed(
-    one: npt.NDArray[Any], other: npt.NDArray[Any], share: npt.NDArray[np.float64] | np.float64
-) -> npt.NDArray[np.float64]:
-    first = one.astype(np.float64)
-    mixed: npt.NDArray[np.float64] = first + share * (other - first)
-    return mixed

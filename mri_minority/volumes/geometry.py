@@ -8,10 +8,10 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from mri_minority.core.errors import DataError
 
-MAX_VOXELS = 64_000_000
+MAX_VOXELS = 48_000_000
 """Most voxels of all channels of a head together: a header that claims more is refused before anything is allocated.
 
-With it, a head takes less than 1 GiB while it is read and cut (`benchmarks/memory.md`). 512 x 512 x 240 are fewer.
+With it, a head takes less than 1 GiB while it is read and cut (`benchmarks/memory.md`). 512 x 512 x 180 are fewer.
 """
 
 MAX_INTENSITY = 1e12
