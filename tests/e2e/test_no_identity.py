@@ -65,7 +65,7 @@ def leaks(name: str, data: bytes) -> list[str]:
 
 @pytest.fixture
 def clinic(tmp_path: Path) -> Path:
-    """Five patients, a series that is refused, a broken file and one whose position is a name."""
+    """Five patients, each with T1 and FLAIR, a series that is refused, a broken file and one whose position is a name."""
     folder = tmp_path / "clinic"
     for number in range(5):
         write_series(
@@ -74,10 +74,17 @@ def clinic(tmp_path: Path) -> Path:
     for file in (folder / "p0").iterdir():  # so that the five are five patients
         assert b"PLANTED-4711" in file.read_bytes()
     for number in range(5):
-        for file in (folder / f"p{number}").iterdir():
+        for file in (folder / f"p{number}").glob("*.dcm"):
             header = pydicom.dcmread(file)
             header.PatientID = f"PLANTED-{number}"
             header.save_as(file)
+        study = pydicom.dcmread(folder / f"p{number}" / "0003.dcm").StudyInstanceUID
+
+        def second(header: Dataset, n: int, study: str = study, patient: str = f"PLANTED-{number}") -> None:
+            plant(header, n)
+            header.StudyInstanceUID, header.PatientID, header.SeriesDescription = study, patient, "flair Plantedname"
+
+        write_series(folder / f"p{number}" / "flair", head((24, 32, 24)), AFFINE, second, uid=f"{number} flair")
     gone = write_series(folder / "gap", head((24, 32, 12)), AFFINE, plant, uid="gap")
     gone[5].unlink()
     damaged = folder / "p1" / "damaged.dcm"
@@ -88,13 +95,16 @@ def clinic(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_nothing_planted_is_ever_written_or_said(clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sequences", [("T1",), ("T1", "FLAIR")], ids=["one channel", "two channels"])
+def test_nothing_planted_is_ever_written_or_said(
+    sequences: tuple[str, ...], clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     before = (clinic / "p0" / "0003.dcm").read_bytes()
     assert len(leaks("a file of theirs", before)) == len(FORBIDDEN) - 1  # "1948-02-29" is how we might write it
-    recipe = {**TINY, "prepare": {**TINY["prepare"], "labels": {}, "foreground": "head", "sequence": "T1"}}
+    recipe = {**TINY, "prepare": {**TINY["prepare"], "labels": {}, "foreground": "head", "sequence": [*sequences]}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    write_drawn(tmp_path / "drawn", names=())
+    write_drawn(tmp_path / "drawn", names=(), sequences=sequences)
     out = tmp_path / "written"
     said = b""
     for words in [
