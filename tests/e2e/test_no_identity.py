@@ -65,7 +65,7 @@ def leaks(name: str, data: bytes) -> list[str]:
 
 @pytest.fixture
 def clinic(tmp_path: Path) -> Path:
-    """Five patients, each with T1 and FLAIR, a series that is refused, a broken file and one whose position is a name."""
+    """Five patients with T1 and FLAIR, a series that is refused, a broken file and one whose position is a name."""
     folder = tmp_path / "clinic"
     for number in range(5):
         write_series(
