@@ -74,8 +74,8 @@ def test_the_file_is_small_and_of_its_store_only(
     assert not [row.subject for row in crowd.rows if row.subject.encode() in raw]
     with pytest.raises(DataError, match="holds others"):
         audit.load(path, store)
-    with pytest.raises(DataError, match=r"expected slices of \(48, 64\) pixels"):
-        auditor.judge(np.zeros((1, 10, 10), np.float32))
+    with pytest.raises(DataError, match=r"expected slices of \(1, 48, 64\) channels and pixels"):
+        auditor.judge(np.zeros((1, 1, 10, 10), np.float32))
 
 
 def test_twins_in_a_set_are_found(auditor: audit.Auditor, crowd: SliceStore) -> None:

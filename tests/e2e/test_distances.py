@@ -93,4 +93,4 @@ def test_wrong_distances(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.
         resolve(str(recipe_file), distance=f"file:{tmp_path / 'absent.pt'}")
     monkeypatch.setattr("mri_minority_pipelines.perceptual._weights", lambda: [])
     with pytest.raises(UsageError, match="stlpips_pytorch"):
-        distance_of(ScoreConfig(distance="st-lpips"), CPU)
+        distance_of(ScoreConfig(distance="st-lpips"), CPU, 1)

@@ -145,4 +145,4 @@ def test_bad_input_is_one_line(model: Path, store: SliceStore, tmp_path: Path) -
     nib.save(small, other / row["image"])
     row["image_sha256"] = sha256_of(other / row["image"])
     (other / "manifest.json").write_text(json.dumps(manifest))
-    assert "expected slices of (48, 64) pixels" in says(other)
+    assert "expected slices of (1, 48, 64) channels and pixels" in says(other)

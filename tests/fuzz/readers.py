@@ -59,6 +59,10 @@ def sources(folder: Path) -> dict[str, list[Path]]:
         here.mkdir(exist_ok=True)
         content = values if "T1" in name else (values > 100).astype(np.uint8)
         nib.nifti1.Nifti1Image(content, AFFINE).to_filename(here / name)
+    (folder / "nifti-channels").mkdir()
+    for name in ("q_T1.nii.gz", "q_FLAIR.nii.gz"):
+        nib.nifti1.Nifti1Image(values, AFFINE).to_filename(folder / "nifti-channels" / name)
+        made.setdefault("nifti-channels", []).append(folder / "nifti-channels" / name)
     made["nifti-pair"] = [folder / "nifti-pair" / "p_seg.nii.gz", folder / "nifti-pair" / "p_T1.nii.gz"]
     (folder / "nifti-4d").mkdir()
     four = np.stack([values, values[::-1]], axis=-1)
@@ -78,14 +82,15 @@ def walk(folder: Path, settings: SliceSettings) -> tuple[str, list[tuple[Found, 
     """Discover, read and cut, as `prepare` does; say what became of it."""
     outcome, volumes = "refused", []
     try:
-        found = chosen(discover([folder]), "", 1)
+        joined = folder.name == "nifti-channels"
+        found = chosen(discover([folder]), ("T1", "FLAIR") if joined else "", None if joined else 1)
     except DataError as error:
         return _one_line(error), []
     for item in found:
         try:
-            (volume,) = read_found(item)
-            volumes.append((item, volume))
-            cut = cut_slices([volume], settings)
+            channels = read_found(item)
+            volumes.append((item.images[0], channels[0]))  # the others may have been resampled
+            cut = cut_slices(channels, settings)
             if not np.isfinite(cut.image).all() or np.abs(cut.image).max() > 1 or cut.label.max(initial=0) > 1:
                 raise AssertionError("a slice holds values that none may hold")
             outcome = "read"
@@ -163,8 +168,8 @@ def bombs(folder: Path) -> dict[str, Path]:
     result = {}
     for name, sides, megabytes in (
         ("32767", (32767,) * 3, 1),
-        ("464", (464,) * 3, 96),
-        ("465", (465,) * 3, 97),
+        ("363", (363,) * 3, 46),
+        ("364", (364,) * 3, 47),
         ("tail", (4,) * 3, 80),
     ):
         header = bytearray(small)

@@ -1,4 +1,7 @@
-"""Resampling is MONAI's, in less memory; boxes are where they should be."""
+"""Resampling is MONAI's, in less memory; boxes are where they should be.
+
+Where a voxel lies exactly half-way between two labels MONAI leaves the choice to rounding errors; no such case here.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ TURNED = np.array([[1.3, 0.1, 0, 3], [-0.1, 1.7, 0.2, 4], [0, 0.1, 2.2, -9], [0,
 SHEARED = np.array([[0.9, 0, 0, 3], [0, 0.9, 0.4, 4], [0, 0, 2.2, -9], [0, 0, 0, 1]])
 
 
-@pytest.mark.parametrize("affine", [TURNED, SHEARED, np.diag([2.0, 2.0, 2.0, 1.0])])
+@pytest.mark.parametrize("affine", [TURNED, SHEARED, np.diag([1.9, 2.1, 2.3, 1.0])])
 @pytest.mark.parametrize("spacing_mm", [(2.0, 2.0, 2.0), (1.0, 3.0, -1.0), (0.7, 1.1, 4.0)])
 def test_resampling_is_monais(affine: np.ndarray, spacing_mm: tuple[float, float, float]) -> None:
     values = np.random.default_rng(0).normal(size=(21, 18, 15)).astype(np.float32)
