@@ -65,9 +65,10 @@ def _check_cover(first: Volume, other: Volume, to_other: Affine) -> None:
     voxels = np.argwhere(_head(first.image, steps)) * steps
     there = voxels @ to_other[:3, :3].T + to_other[:3, 3]
     inside = ((there > -0.5) & (there < np.array(other.image.shape) - 0.5)).all(axis=1)
-    if inside.mean() < LEAST_COVER:
+    covered = float(inside.mean()) if len(inside) else 0.0
+    if covered < LEAST_COVER:
         raise DataError(
-            f"expected images that all cover the head, {other.series} covers {inside.mean():.0%} of that in "
+            f"expected images that all cover the head, {other.series} covers {covered:.0%} of that in "
             f"{first.series}; register them, or give an image with a larger field of view"
         )
 
