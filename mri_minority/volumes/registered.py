@@ -64,8 +64,8 @@ def _check_cover(first: Volume, other: Volume, to_other: Affine) -> None:
     steps = _steps(first.image)
     voxels = np.argwhere(_head(first.image, steps)) * steps
     there = voxels @ to_other[:3, :3].T + to_other[:3, 3]
-    inside = ((there > -0.5) & (there < np.array(other.image.shape) - 0.5)).all(axis=1)
-    covered = float(inside.mean()) if len(inside) else 0.0
+    inside = np.all((there > -0.5) & (there < np.array(other.image.shape) - 0.5), axis=1)
+    covered = float(inside.sum()) / max(1, len(voxels))  # no head, no cover
     if covered < LEAST_COVER:
         raise DataError(
             f"expected images that all cover the head, {other.series} covers {covered:.0%} of that in "
