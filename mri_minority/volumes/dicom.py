@@ -26,7 +26,8 @@ from mri_minority.volumes.geometry import Affine
 from mri_minority.volumes.sites import scanner_of
 
 _ENDING = re.compile(r"\.(dcm|dicom|ima)$", re.IGNORECASE)
-_SEQUENCE = re.compile(r"FLAIR|T1|T2|PD", re.IGNORECASE)
+_FLAIR = re.compile(r"FLAIR", re.IGNORECASE)
+_SEQUENCE = re.compile(r"T1|T2|PD", re.IGNORECASE)
 _SAME_DIRECTION = 1e-4
 _SAME_PLACE_MM = 0.01
 _UNEVEN = 0.02
@@ -168,7 +169,7 @@ class _Said:
     def of(cls, header: pydicom.Dataset) -> "_Said":
         study, uid = str(header.get("StudyInstanceUID", "")), str(header.get("SeriesInstanceUID", ""))
         words = f"{header.get('SeriesDescription', '')} {header.get('ProtocolName', '')}"
-        found = _SEQUENCE.search(words)
+        found = _FLAIR.search(words) or _SEQUENCE.search(words)  # "t2_flair" is no T2
         problem = None
         if str(header.get("Modality", "")) != "MR":
             problem = f"expected modality MR, found {_code(header.get('Modality'))}; leave the series out"
