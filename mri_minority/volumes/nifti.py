@@ -155,7 +155,8 @@ def _read(
                 shape, volumes = _checked_shape(name, header, channel)
                 if like is not None and sorted(shape) != sorted(like):  # known before it is unpacked
                     raise DataError(_other_shape(name, shape, like))
-                affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+                with np.errstate(invalid="ignore"):  # a NaN of the kind that warns is refused like any other
+                    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
                 check_affine(affine, name, shape)
                 slope, intercept = header.get_slope_inter()
                 kind, offset = header.get_data_dtype(), int(header.get_data_offset())

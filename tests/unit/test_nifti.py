@@ -454,3 +454,12 @@ def test_what_cannot_be_written(
     with pytest.raises(DataError, match=words):
         write_nifti(tmp_path / "a.nii.gz", array, affine, description, trace)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signalling_nan_in_the_sform_is_refused_in_silence(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii")
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    data[280:284] = b"\x01\x00\xa0\x7f"  # srow_x[0]
+    (tmp_path / "a.nii").write_bytes(data)
+    assert "invertible affine" in refusal(tmp_path / "a.nii")
