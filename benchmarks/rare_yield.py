@@ -61,24 +61,24 @@ def main() -> None:
         begun = time.time()
         if not (out / "manifest.json").is_file():
             request = synthesize.Request("rare", rarity, method, args.count, HEIGHTS, args.seed)
-            synthesize.run(request, config, model, out, CPU, _quiet)
+            synthesize.run(request, config, model, out, CPU, quiet)
         manifest = read_manifest(out)
         image, label = synthesize.pictures(out, manifest, args.count)
         sets[title] = (image, label, np.array([row["trace"]["stratum"] for row in manifest["slices"]]))
         print(f"<!-- {title}: {time.time() - begun:.0f} s for {len(image)} slices -->", flush=True)
     used = np.unique(np.concatenate([stratum for _, _, stratum in sets.values()]))
-    judge = _judge(store, args.work / "segmenter.safetensors", args.segmenter_steps)
+    segmenter = judge(store, args.work / "segmenter.safetensors", args.segmenter_steps)
     held = np.array([i for i in store.indices("holdout") if strata[i] in used])
     train = np.array([i for i in store.indices("train") if strata[i] in used])
     train_label = store.read(train)[1]
-    p95 = {t: np.quantile(_share(train_label[strata[train] == t], ventricles), 0.95) for t in used}
+    p95 = {t: np.quantile(share(train_label[strata[train] == t], ventricles), 0.95) for t in used}
     held_image, held_label = store.read(held)
     sets = {"real, held out": (held_image, held_label, strata[held]), **sets}
     people = np.array([store.rows[i].subject for i in held])
     lpips = shift_tolerant_lpips()
     subsample = np.random.default_rng(0).permutation(len(train))[:600]
     train_image = store.read(np.sort(train[subsample]))[0]
-    real_features = _features(lpips, train_image)
+    real_features = features(lpips, train_image)
     # One scale for all: dividing each feature by its own spread would blow up those that hardly vary.
     centre, spread = real_features.mean(axis=0), real_features.std()
     dice_column = " / ".join(f"Dice {n}" for n in names)
@@ -86,19 +86,19 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     results = {}
     for title, (image, label, stratum) in sets.items():
-        seen = segment(judge, image, CPU)
+        seen = segment(segmenter, image, CPU)
         limit = np.array([p95[t] for t in stratum])
-        mean_real = np.mean([_share(train_label[strata[train] == t], ventricles).mean() for t in stratum])
-        on_label, on_image = (_share(m, ventricles) > limit for m in (label, seen))
-        features = (_features(lpips, image) - centre) / spread
+        mean_real = np.mean([share(train_label[strata[train] == t], ventricles).mean() for t in stratum])
+        on_label, on_image = (share(m, ventricles) > limit for m in (label, seen))
+        drawn = (features(lpips, image) - centre) / spread
         real = (real_features - centre) / spread
-        precision, recall = precision_recall(real, features)
+        precision, recall = precision_recall(real, drawn)
         results[title] = {
             "beyond_label": _interval(on_label, people if title.startswith("real") else None),
             "beyond_image": _interval(on_image, people if title.startswith("real") else None),
-            "share_ratio": float(_share(label, ventricles).mean() / mean_real),
+            "share_ratio": float(share(label, ventricles).mean() / mean_real),
             "dice": [round(float(np.nanmean(dice(seen, label, c))), 3) for c in range(1, len(names) + 1)],
-            "kid": kid(real, features) * 1000,
+            "kid": kid(real, drawn) * 1000,
             "precision": precision,
             "recall": recall,
         }
@@ -115,7 +115,8 @@ def main() -> None:
     contact_sheet(args.work / f"sheet-w{config.guidance:g}.png", rows)
 
 
-def _judge(store: SliceStore, path: Path, steps: int) -> torch.nn.Module:
+def judge(store: SliceStore, path: Path, steps: int) -> torch.nn.Module:
+    """The segmenter of a file, or trained on the training slices and written there."""
     torch.manual_seed(0)
     net = build_segmenter(len(store.label_names))
     if path.is_file():
@@ -130,12 +131,14 @@ def _judge(store: SliceStore, path: Path, steps: int) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def _features(lpips: ShiftTolerantLpips, image: np.ndarray) -> np.ndarray:
+def features(lpips: ShiftTolerantLpips, image: np.ndarray) -> np.ndarray:
+    """Pooled ST-LPIPS features (N, F) of images (N, H, W)."""
     rows = [lpips.pooled(torch.as_tensor(image[s : s + 16])[:, None]).numpy() for s in range(0, len(image), 16)]
     return np.concatenate(rows).astype(np.float64)
 
 
-def _share(label: np.ndarray, value: int) -> np.ndarray:
+def share(label: np.ndarray, value: int) -> np.ndarray:
+    """A class's share of the labelled area of every map (N,)."""
     return (label == value).sum(axis=(1, 2)) / np.maximum(1, (label > 0).sum(axis=(1, 2)))
 
 
@@ -149,7 +152,7 @@ def _interval(hits: np.ndarray, people: np.ndarray | None) -> str:
     return f"{hits.mean():.1%} [{low:.0%}, {high:.0%}]"
 
 
-def _quiet(event: Event) -> None:
+def quiet(event: Event) -> None:
     """No bar: the tables are the output."""
 
 

@@ -1,16 +1,14 @@
-"""Draw what is not known of a slice, given what is: one channel group, everything outside a region, or a blurred start.
+"""Draw what is not known of a slice, given what is: one channel group, or a blurred start (a region: see `inpaint`).
 
 The network is told a noise level per channel group, so a group that is known is simply held at the clean level: then
 the posterior mean of the other group is that given the known one, and any solver samples the conditional.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mri_minority.core.rng import normal_for
-from mri_minority.core.types import Batch, Sigmas, Strata
+from mri_minority.core.types import Batch, Strata
 from mri_minority.diffusion.denoiser import Denoiser
 from mri_minority.diffusion.kernel import ChannelGroups
 from mri_minority.diffusion.solvers import Solver
@@ -20,6 +18,11 @@ IMAGE, LABEL = 0, 1
 
 CLEAN = 0.002
 """Noise level that stands for "given", as in training (`NoiseLevels.clean`)."""
+
+CERTAIN = 0.1
+"""Noise level at which a given label map is held. Its bits are +1/2 or -1/2, so this is certainty: five standard
+deviations. But a network learns levels about this one from many more slices than it does the clean level, and draws
+better images at it (benchmarks/on_demand.md)."""
 
 
 def held(path: Tensor, group: int, clean: float = CLEAN) -> Tensor:
@@ -48,31 +51,6 @@ def from_level(path: Tensor, sigma: float) -> Tensor:
     return torch.cat([torch.full_like(path[:1], sigma), below if len(below) else path[-1:]])
 
 
-@dataclass(frozen=True)
-class OutsideKnown:
-    """A denoiser to which everything outside a region is known: there the posterior mean is the clean slice itself.
-
-    A solver then carries x_0 + sigma eps outside the region, whatever the path, and the network fits the inside to it
-    (the replacement method).
-
-    Reference: Song et al. 2021, "Score-Based Generative Modeling through SDEs", appendix I.2; Lugmayr et al. 2022,
-    "RePaint". An approximation: the inside hears of the outside only through the noisy slice.
-
-    Args:
-        base: The denoiser.
-        known: Clean slices (B, C, H, W).
-        region: bool (B, 1, H, W), True where the slice is to be drawn.
-    """
-
-    base: Denoiser
-    known: Tensor
-    region: Tensor
-
-    def __call__(self, x: Batch, sigma: Sigmas, stratum: Strata) -> Batch:
-        """Return the posterior mean inside the region, the known slice outside (B, C, H, W)."""
-        return torch.where(self.region, self.base(x, sigma, stratum), self.known.to(x))
-
-
 @torch.no_grad()
 def draw_given(
     denoiser: Denoiser,
@@ -89,7 +67,7 @@ def draw_given(
     """Sample the groups whose path falls, given those whose path does not.
 
     Args:
-        denoiser: Guided or not; wrap it in :class:`OutsideKnown` to draw a region only.
+        denoiser: Guided or not; wrap it in :class:`mri_minority.diffusion.inpaint.OutsideKnown` to draw a region only.
         solver: One of :data:`mri_minority.diffusion.solvers.SOLVERS`.
         path: Noise levels (S + 1, G); a group that is given stays at one level, see :func:`held`.
         known: Clean slices (B, C, H, W); only the given groups are looked at, unless `blurred`.

@@ -15,11 +15,8 @@ from mri_minority.core.rng import generator_for
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
 from mri_minority_pipelines.edits import EditRequest, described, parse_edit
-from mri_minority_pipelines.given import Given
+from mri_minority_pipelines.given import MARGIN, Given
 from mri_minority_pipelines.model_folder import channel_names
-
-MARGIN = 3
-"""Pixels around an inserted structure that are drawn anew, so that it fits without a seam."""
 
 _TRIES = 25
 _LEAST_MM2 = 20.0

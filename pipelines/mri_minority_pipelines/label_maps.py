@@ -9,6 +9,7 @@ import numpy.typing as npt
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.state import BIT
 from mri_minority.slices.strata import Strata
+from mri_minority.transforms.resample import at_spacing
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of, shown
 from mri_minority.volumes.geometry import plane_affine
@@ -17,7 +18,10 @@ from mri_minority.volumes.volume import Volume
 from mri_minority_pipelines.given import Given
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 
-_SPACING_TOLERANCE = 0.02
+COARSEST = 3.0
+"""How many times larger than the model's pixels a file's may be."""
+
+_SMALLEST, _LARGEST = 0.3, 3.0
 
 
 def nifti_files(folder: Path) -> list[Path]:
@@ -86,19 +90,20 @@ def nearest_stratum(channels: npt.NDArray[np.float32], means: npt.NDArray[np.flo
 def slices_of(
     volume: Volume, plane: str, spacing_mm: list[float], name: str
 ) -> list[tuple[int, npt.NDArray[Any], npt.NDArray[np.float64]]]:
-    """Position, values (H, W) and affine of every plane of an RAS+ volume.
+    """Position, values (H, W) and affine of every plane of an RAS+ volume, with pixels of the model's size.
 
     Raises:
-        DataError: Its pixels are not of the model's size.
+        DataError: Its pixels are so much larger that resampling would only invent anatomy.
     """
     axis = AXES[plane]
     found = [mm for a, mm in enumerate(volume.spacing_mm) if a != axis]
     wanted = [mm for a, mm in enumerate(spacing_mm) if a != axis]
-    if any(w > 0 and abs(f / w - 1) > _SPACING_TOLERANCE for f, w in zip(found, wanted, strict=True)):
+    if any(w > 0 and f > COARSEST * w for f, w in zip(found, wanted, strict=True)):
         raise DataError(
-            f"expected {plane} pixels of {' x '.join(f'{mm:g}' for mm in wanted)} mm in {name}, found "
-            f"{' x '.join(f'{mm:.4g}' for mm in found)} mm; resample it (label maps with nearest neighbour)"
+            f"expected {plane} pixels of {' x '.join(f'{mm:g}' for mm in wanted)} mm in {name}, or at most "
+            f"{COARSEST:g} times that, found {' x '.join(f'{mm:.4g}' for mm in found)} mm; is its affine right?"
         )
+    volume = at_spacing(volume, spacing_mm)
     values = volume.image if volume.label is None else volume.label
     planes = np.moveaxis(values, axis, 0)
     return [(i, planes[i], plane_affine(volume.affine, axis, i)) for i in range(len(planes))]
@@ -154,8 +159,9 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
         cut, moved = fitted(plane.astype(np.uint8), affine, size, centre, 0)
         if (cut > 0).sum() != (plane > 0).sum():
             raise DataError(
-                f"expected a labelled area that fits {size[0]} x {size[1]} pixels in {name}, it is larger; use a model "
-                "with a larger field"
+                f"expected a labelled area that fits {size[0]} x {size[1]} pixels of "
+                f"{' x '.join(f'{np.linalg.norm(moved[:3, a]):g}' for a in (0, 1))} mm in {name}, it is larger; use a "
+                "model with a larger field"
             )
         height = (index + 0.5 - filled[0]) / (filled[-1] + 1 - filled[0])
         if len(planes) > 1 and settings.get("foreground", "labels") == "labels":
@@ -167,5 +173,23 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
             stratum = nearest_stratum(bits, means[:, -len(names) :], allowed)
         if stratum in allowed:
             trace = {"label_from": "file", "label_file_sha256": sha256_of(path), "label_index": index}
+            trace["label_spacing_mm"] = [round(mm, 4) for mm in volume.spacing_mm]
             given.append(Given(cut, stratum, moved, trace))
+    if given and settings.get("foreground", "labels") == "labels":
+        _check_areas(given, means, name)
     return given
+
+
+def _check_areas(given: list[Given], means: npt.NDArray[np.float32], name: str) -> None:
+    """Refuse a file whose labelled areas no head has: its affine is wrong, or it shows a part of the head.
+
+    Raises:
+        DataError: The middle one is not within 0.3 and 3 times the mean area in the slice's stratum.
+    """
+    found = [float((g.label > 0).sum()) for g in given]
+    usual = [float((means[g.stratum, 1:] + BIT).sum()) for g in given]
+    if not _SMALLEST <= float(np.median(np.array(found) / usual)) <= _LARGEST:
+        raise DataError(
+            f"expected labelled areas of about {np.median(usual):.0f} pixels at this height in {name}, found "
+            f"{np.median(found):.0f}; give whole heads, with an affine in millimetres"
+        )

@@ -1,5 +1,6 @@
 """From `--method` to a sampler: which denoiser is wrapped in what, where it starts, and what it costs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,15 +131,19 @@ class Sampler:
         shape: tuple[int, int, int],
         seed: int,
         calls: Calls,
+        told: Callable[[Denoiser], Denoiser] = lambda base: base,
     ) -> Denoiser:
-        """The denoiser inside its guides; self-guidance innermost, since it differentiates through the denoiser."""
+        """The denoiser inside its guides; self-guidance innermost, since it differentiates through the denoiser.
+
+        `told` comes before all guides: it makes the denoiser's posterior mean that given something known.
+        """
         config = self.config
 
         def counted(x: Batch, sigma: Sigmas, stratum: Strata) -> Batch:
             calls.denoiser += 1
             return torch.as_tensor(net(x, sigma, stratum))
 
-        wrapped: Denoiser = counted
+        wrapped = told(counted)
         if "self-guided" in self.methods:
             active = every_nth_level(path, config.self_every)
             wrapped = SelfGuided(

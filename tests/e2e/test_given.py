@@ -1,6 +1,7 @@
 """Slices of which something is given: the map is exact, people's pixels are kept, wrong input is one line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ from typer.testing import CliRunner
 from mri_minority.anatomy.edit import room_of
 from mri_minority.anatomy.resize import Resize
 from mri_minority.core.errors import AuditError, DataError, UsageError
-from mri_minority.export.dataset import read_manifest, verify_dataset
+from mri_minority.diffusion.state import encode
+from mri_minority.export.dataset import read_manifest, verify_dataset, write_manifest
 from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic
+from mri_minority.volumes.nifti import write_nifti
 from mri_minority_cli.app import app
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.label_maps import read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.stages import export, label, synthesize_given
+from mri_minority_pipelines.samplers import build_sampler
+from mri_minority_pipelines.stages import export, label, read_again, synthesize, synthesize_given
 from mri_minority_pipelines.stages.synthesize import Request
 from mri_minority_pipelines.stages.synthesize_given import Wish
 from tests.support.tiny import silent
@@ -38,6 +43,17 @@ def draw(model: Path, out: Path, wish: Wish, count: int = 3, **changes: Any) -> 
     assert verify_dataset(out) == []
     assert not list(out.parent.glob(".*.building"))
     return read_manifest(out)
+
+
+def quick(model: Path, tmp_path: Path) -> ModelFolder:
+    """The same model with three steps as its default."""
+    folder = tmp_path / "quick"
+    if not folder.exists():
+        shutil.copytree(model, folder)
+        card = json.loads((folder / "model.json").read_text())
+        card["recipe"]["sample"] |= {"steps": 3, "precision": "float32"}
+        write_json_atomic(folder / "model.json", card)
+    return ModelFolder(folder)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -67,6 +83,38 @@ def maps(store: SliceStore, tmp_path: Path) -> Path:
             picture = nib.Nifti1Image(array.astype(np.uint8), affine)
         nib.save(picture, folder / f"map{number}.nii.gz")
     return folder
+
+
+def test_maps_of_another_pixel_size(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Finer, coarser and stored the other way round: brought to the model's pixels, each structure where it was."""
+    at = next(i for i in range(len(store.rows)) if (store.read(np.array([i]))[1] == 3).sum() > 20)
+    label, affine = store.read(np.array([at]))[1][0], np.array(store.rows[at].affine).reshape(4, 4)
+    (tmp_path / "maps").mkdir()
+    fine = np.kron(label, np.ones((3, 2), np.uint8))[:, :, None]
+    finer = affine @ np.diag([1 / 3, 1 / 2, 1, 1])
+    finer[:3, 3] = affine[:3, 3] + affine[:3, :2] @ [-1 / 3, -1 / 4]
+    turned = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt("LPS")
+    )
+    nib.save(nib.Nifti1Image(fine, finer).as_reoriented(turned), tmp_path / "maps" / "fine.nii.gz")
+    coarse = affine @ np.diag([1.5, 1.5, 1, 1])
+    coarse[:3, 3] = affine[:3, 3] + affine[:3, :2] @ [0.25, 0.25]
+    rows, columns = (np.minimum((np.arange(int(n / 1.5)) + 0.5) * 1.5, n - 1).astype(int) for n in label.shape)
+    nib.save(nib.Nifti1Image(label[rows][:, columns][:, :, None], coarse), tmp_path / "maps" / "medium.nii.gz")
+    manifest = draw(model, tmp_path / "out", Wish(labels=tmp_path / "maps"), count=1)
+    for row, name, places in zip(manifest["slices"], ("fine", "medium"), (0.01, 4.0), strict=True):
+        picture = nib.load(tmp_path / "out" / row["label"])
+        np.testing.assert_allclose(
+            np.linalg.norm(picture.affine[:3, :2], axis=0), np.linalg.norm(affine[:3, :2], axis=0)
+        )
+        for value in (1, 2, 3):
+            given = labelled_points(tmp_path / "maps" / f"{name}.nii.gz", value)
+            found = labelled_points(tmp_path / "out" / row["label"], value)
+            np.testing.assert_allclose(found.mean(axis=0), given.mean(axis=0), atol=places / 2)
+            theirs = len(given) * (1 / 6 if name == "fine" else 1.5**2)
+            thin = value == 3  # a structure of one pixel gets thinner between coarse pixels
+            assert len(found) == pytest.approx(theirs, rel=1e-6 if name == "fine" else 0.5 if thin else 0.2)
+    assert manifest["slices"][0]["trace"]["label_spacing_mm"] != manifest["slices"][1]["trace"]["label_spacing_mm"]
 
 
 def labelled_points(path: Path, value: int) -> np.ndarray:
@@ -104,6 +152,21 @@ def test_guidance_applies_to_the_image_alone(model: Path, maps: Path, tmp_path: 
     np.testing.assert_array_equal(of("plain", plain, "image"), of("zero", zero, "image"))
     np.testing.assert_array_equal(of("plain", plain, "label"), of("strong", strong, "label"))
     assert np.abs(of("plain", plain, "image") - of("strong", strong, "image")).max() > 0
+
+
+def test_guidance_with_a_given_label_leans_towards_rare_levels(model: Path, maps: Path, tmp_path: Path) -> None:
+    """The classifier finds the guided images rarer than the plain ones of the same noise, with the same labels."""
+    folder = ModelFolder(model)
+    log_p = build_sampler("minority", "rare", "minority", SampleConfig(), folder, CPU).minority
+    assert log_p is not None
+    found = []
+    for weight in (0.0, 300.0):  # the classifier of a minute knows little, so its gradient is small
+        manifest = draw(model, tmp_path / str(weight), Wish(labels=maps), count=4, guidance=weight, steps=12)
+        image, mask = synthesize.pictures(tmp_path / str(weight), manifest, 8)
+        x = encode(torch.as_tensor(image), torch.as_tensor(mask), len(NAMES))
+        stratum = torch.tensor([row["stratum"] for row in manifest["slices"]])
+        found.append(float(log_p(x, torch.full((8, 2), 0.3), stratum).mean()))
+    assert found[1] > found[0] + 0.005
 
 
 def test_edited_training_maps(model: Path, store: SliceStore, tmp_path: Path) -> None:
@@ -219,7 +282,8 @@ def _save(folder: Path, array: np.ndarray, spacing_mm: float = 4.0) -> None:
     ("case", "says"),
     [
         ("unknown", "classes"),
-        ("spacing", "resample"),
+        ("spacing", "affine"),
+        ("small", "whole heads"),
         ("empty", "empty map"),
         ("large", "fits 48 x 64"),
         ("none", "found none"),
@@ -234,7 +298,7 @@ def test_wrong_maps_are_one_line(case: str, says: str, model: Path, tmp_path: Pa
         array[:] = 0
     (tmp_path / "maps").mkdir()
     if case != "none":
-        _save(tmp_path / "maps", array, 2.0 if case == "spacing" else 4.0)
+        _save(tmp_path / "maps", array, {"spacing": 13.0, "small": 0.5}.get(case, 4.0))
     check_refused(["--labels", str(tmp_path / "maps")], 3, says, model, tmp_path)
 
 
@@ -327,3 +391,31 @@ def test_votes_are_what_the_draws_say(model: Path, store: SliceStore) -> None:
     assert some.any()
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(some, alike)
+
+
+def test_the_audit_can_read_labels_again(model: Path, store: SliceStore, maps: Path, tmp_path: Path) -> None:
+    """Dice with draws of p(label | image); a set whose labels were moved is found by it."""
+    draw(model, tmp_path / "set", Wish(labels=maps), count=2)
+    found = read_again.run(tmp_path / "set", store, quick(model, tmp_path), 2, 0, CPU, silent)
+    assert set(found["dice"]) == set(NAMES)
+    assert found["draws"] == 2
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "set", moved)
+    manifest = read_manifest(moved)
+    for row in manifest["slices"]:
+        picture = nib.load(moved / row["label"])
+        mirrored = np.flip(np.asarray(picture.dataobj), axis=1)
+        write_nifti(
+            moved / row["label"],
+            np.roll(mirrored, 9, axis=1).copy(),
+            picture.affine,
+            bytes(picture.header["descrip"].item()).decode(),
+        )
+        row["label_sha256"] = sha256_of(moved / row["label"])
+    write_manifest(moved, {k: v for k, v in manifest.items() if k != "slices"}, manifest["slices"])
+    worse = read_again.run(moved, store, quick(model, tmp_path), 2, 0, CPU, silent)
+    assert worse["dice"]["white_matter"] < found["dice"]["white_matter"] - 0.05
+    assert len(worse["below_gate"]) == 4
+    refused = run_cli(app, ["audit", str(moved), "--against", str(store.folder), "--read-again", "1"])
+    assert refused.exit_code == 2
+    assert "--model" in refused.stderr

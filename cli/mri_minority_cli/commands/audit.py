@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mri_minority_cli.options import Against, Debug, Json, JudgeModel
+from mri_minority_cli.options import Against, Debug, Device, Json, JudgeModel
 from mri_minority_cli.speech import speaking
 
 EXAMPLE = "Example: mri-minority audit rare_slices --against brains.store --model brains.model"
@@ -15,20 +15,32 @@ def command(
     folder: Annotated[Path, typer.Argument(help="A synthetic data set.")],
     store: Against,
     model: JudgeModel = None,
+    read_again: Annotated[
+        int,
+        typer.Option("--read-again", min=0, help="With --model: compare the labels with this many draws from images."),
+    ] = 0,
+    device: Device = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Look for copies of training slices, and duplicates; exit code 4 when there is a copy."""
     with speaking(json, debug) as speech:
-        from mri_minority.core.errors import AuditError
+        from mri_minority.core.errors import AuditError, UsageError
         from mri_minority.slices.store import SliceStore
         from mri_minority_pipelines.config import AuditConfig
         from mri_minority_pipelines.model_folder import find_model
+        from mri_minority_pipelines.request import choose_device
         from mri_minority_pipelines.stages import audit_set
+        from mri_minority_pipelines.stages import read_again as again
 
         asked = find_model(model) if model else None
+        if read_again and asked is None:
+            raise UsageError("--read-again draws labels with the model: say which with --model, found none")
         config = asked.recipe().audit if asked else AuditConfig()
         result = audit_set.run(folder, SliceStore(store), asked, config, speech.tell)
+        if read_again and asked:
+            known, chosen = SliceStore(store), choose_device(device)
+            result["read_again"] = again.run(folder, known, asked, read_again, 0, chosen, speech.tell)
         copies = ", ".join(result["copies"][:5])
         if copies and not json:
             raise AuditError(
@@ -40,6 +52,13 @@ def command(
             f"{result['authenticity']:.0%} (held-out real slices: {result['authenticity_held_out']:.0%})",
             "passing is evidence, not anonymity",
         ]
+        if read_again:
+            said = result["read_again"]
+            dice = ", ".join(f"{name} {value}" for name, value in said["dice"].items())
+            sentences.append(
+                f"labels against {read_again} draws of p(label | image): Dice {dice}; {len(said['below_gate'])} slices "
+                f"below {said['gate']:g}"
+            )
         speech.result(result, sentences)
         if copies:
             raise typer.Exit(AuditError.exit_code)

@@ -12,7 +12,7 @@ EXAMPLE = "Example: mri-minority label slices --model brains.model --out slices_
 
 
 def command(
-    source: Annotated[Path, typer.Argument(help="A folder of NIfTI images with the model's pixels, or a slice store.")],
+    source: Annotated[Path, typer.Argument(help="A folder of NIfTI images, or a slice store.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to make.")],
     model: Model = Path("embedded"),
     draws: Annotated[int, typer.Option("--draws", min=1, help="Draws that each pixel's spread is over.")] = 5,

@@ -16,7 +16,6 @@ import torch
 from mri_minority.backbones.experts import Network
 from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.diffusion.kernel import sigma_path
-from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
@@ -151,12 +150,6 @@ def run(
     if not card["label_names"]:
         raise UsageError("expected a model with label maps, this one draws images alone")
     sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
-    if wish.insert is not None and SOLVERS[config.solver].order:
-        stochastic = ", ".join(name for name, solver in SOLVERS.items() if not solver.order)
-        raise UsageError(
-            f"--insert needs a stochastic solver ({stochastic}), found {config.solver}: what is drawn inside would "
-            "hardly hear of what surrounds it"
-        )
     if "boost-and-skip" in sampler.methods:
         raise UsageError("boost-and-skip changes where sampling starts and cannot be combined with something given")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -300,7 +293,7 @@ def _write(
     image, label = (part.numpy()[0] for part in decode(state, len(card["label_names"])))
     mask = given.label if given.start is None else drop_specks(label)
     if given.region is not None and given.image is not None:
-        image = np.where(given.region, image, given.image)
+        image = drawing.joined(image, given.image, given.region)
     names, affine = card["label_names"], given.affine
     area_mm2 = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
     values = {a: float(measure(a, mask[None], names, area_mm2)[0]) for a in attribute_names(names)}

@@ -1,0 +1,191 @@
+"""Can the border of a redrawn region be seen? A small network looks at a ring around it, real against redrawn.
+
+    python benchmarks/seam.py --model MODEL --store STORE --work FOLDER [--structure ventricles] [--count 480]
+
+In slices of held-out subjects that show the structure, it and 3 pixels about it are drawn anew by the inserting code,
+given the label map and everything outside. The judge sees the pixels up to 3 inside and 3 outside the border of the
+region, of redrawn and of the same real slices, the rest is black; it learns on two thirds of the subjects and is tested
+on the others (best of its epochs by a third split would need more subjects; the last epoch is reported). 0.5 is blind.
+
+`--healthy` inserts the structure into slices without it instead, and the judge compares with the real structure in
+other slices: then it can also use that it lies elsewhere, or is of another shape.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rare_yield import CPU
+from scipy.ndimage import binary_dilation, distance_transform_edt
+from torch import Tensor, nn
+
+from mri_minority.core.rng import generator_for
+from mri_minority.diffusion.state import decode
+from mri_minority.evaluate.verdict import auc
+from mri_minority.report.figures import contact_sheet
+from mri_minority.slices.store import SliceStore
+from mri_minority.training.precision import wants_bfloat16
+from mri_minority_pipelines import given as drawing
+from mri_minority_pipelines.given import MARGIN, Given, joined
+from mri_minority_pipelines.given_sources import StoreBases, edited, insertion
+from mri_minority_pipelines.model_folder import ModelFolder, find_model
+from mri_minority_pipelines.samplers import build_sampler
+
+RING = 3
+BATCH = 32
+LEAST_PIXELS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("embedded"))
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--structure", default="ventricles")
+    parser.add_argument("--count", type=int, default=480)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--solver", default=None)
+    parser.add_argument("--healthy", action="store_true")
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    store, model = SliceStore(args.store), find_model(args.model)
+    value = store.label_names.index(args.structure) + 1
+    real, people = with_structure(store, model, value, args.count)
+    if args.healthy:
+        asked, fake_people = inserted(store, model, args.structure, value, len(real))
+    else:
+        asked, fake_people = real, people
+    image = redrawn(asked, model, args)
+    seen = {
+        "real": (np.stack([np.asarray(g.image) for g in real]), regions(real), people),
+        "redrawn": (image, regions(asked), fake_people),
+    }
+    outside = ~seen["redrawn"][1]
+    source = np.stack([np.asarray(g.image) for g in asked])
+    print(f"pixels outside that differ: {int((image != source)[outside].sum())} of {int(outside.sum())}")
+    off = np.abs(image - source)[~outside].mean()
+    print(f"mean absolute difference inside: {off:.3f}")
+    everyone = np.unique(np.concatenate([people, fake_people]))
+    scores = []
+    for fold in range(3):
+        tested = everyone[fold::3]
+        found, truth = judged(seen, tested, args.epochs, fold)
+        scores.append(auc(found[truth == 0], found[truth == 1]))
+        print(f"fold {fold}: {len(tested)} subjects tested, {len(truth)} rings, AUC {scores[-1]:.3f}", flush=True)
+    print(f"AUC of the ring: mean {np.mean(scores):.3f} over 3 folds of subjects")
+    show = np.random.default_rng(1).permutation(len(asked))[:16]
+    labels = np.stack([g.label for g in asked])
+    title = "inserted" if args.healthy else "redrawn"
+    sheet = [(f"source ({args.structure})", source[show], labels[show]), (title, image[show], labels[show])]
+    contact_sheet(args.work / "seam.png", sheet)
+
+
+def with_structure(
+    store: SliceStore, model: ModelFolder, value: int, count: int
+) -> tuple[list[Given], npt.NDArray[np.int64]]:
+    """Real slices of held-out subjects that show the structure, and whose they are."""
+
+    def fits(label: npt.NDArray[np.uint8]) -> bool:
+        return int((label == value).sum()) >= LEAST_PIXELS
+
+    bases = held_out(store, model, fits)
+    found, people = [], []
+    for at in np.random.default_rng(0).permutation(bases.rows)[:count]:
+        image, label = store.read(np.array([at]))
+        region = np.asarray(binary_dilation(label[0] == value, iterations=MARGIN), dtype=bool)
+        affine = np.array(store.rows[at].affine).reshape(4, 4)
+        found.append(Given(label[0], int(bases.stratum[at]), affine, image=image[0], region=region))
+        people.append(store.rows[at].subject)
+    return found, numbered(store, people)
+
+
+def inserted(
+    store: SliceStore, model: ModelFolder, structure: str, value: int, count: int
+) -> tuple[list[Given], npt.NDArray[np.int64]]:
+    """Held-out slices without the structure, with one added to their maps."""
+    bases = held_out(store, model, lambda label: not (label == value).any())
+    card = model.card()
+    found = list(edited(insertion(structure, card), bases, count, 5, card, insert=True))
+    subject = {(row.sha256, row.index): row.subject for row in store.rows}
+    people = [subject[g.trace["source_series_sha256"], g.trace["source_index"]] for g in found]
+    return found, numbered(store, people)
+
+
+def held_out(store: SliceStore, model: ModelFolder, fits: object) -> StoreBases:
+    card = model.card()
+    every = list(range(len(card["strata"]["names"])))
+    return StoreBases(store, card, every, "holdout", fits, "person", "held-out slices")  # type: ignore[arg-type]
+
+
+def numbered(store: SliceStore, people: list[str]) -> npt.NDArray[np.int64]:
+    """A number for every subject."""
+    known = sorted({row.subject for row in store.rows})
+    return np.array([known.index(person) for person in people])
+
+
+def regions(given: list[Given]) -> npt.NDArray[np.bool_]:
+    return np.stack([np.asarray(g.region) for g in given])
+
+
+def redrawn(given: list[Given], model: ModelFolder, args: argparse.Namespace) -> npt.NDArray[np.float32]:
+    """Images of the slices with their regions drawn anew; kept block by block, so that an interrupted run goes on."""
+    config = model.recipe().sample
+    if args.solver:
+        config = config.model_copy(update={"solver": args.solver})
+    sampler = build_sampler("ancestral", "rare", "minority", config, model, CPU)
+    net, images, fast = model.denoiser(), [], wants_bfloat16(config.precision, CPU)
+    for first in range(0, len(given), BATCH):
+        kept = args.work / f"block-{'healthy-' if args.healthy else ''}{config.solver}-{first:05d}.npy"
+        part = given[first : first + BATCH]
+        if not kept.is_file():
+            states, _ = drawing.draw(sampler, net, part, list(range(first, first + len(part))), 3, CPU, fast)
+            image = decode(states)[0].numpy()
+            pairs = zip(image, part, strict=True)
+            np.save(kept, np.stack([joined(i, np.asarray(g.image), np.asarray(g.region)) for i, g in pairs]))
+        images.append(np.load(kept))
+    return np.concatenate(images).astype(np.float32)
+
+
+def rings(image: npt.NDArray[np.float32], region: npt.NDArray[np.bool_]) -> Tensor:
+    """What the judge sees (N, 2, H, W): pixels near the region's border, and which those are."""
+    near = np.stack([distance_transform_edt(m) + distance_transform_edt(~m) <= RING for m in region])
+    return torch.as_tensor(np.stack([np.where(near, image, 0), near], axis=1)).float()
+
+
+def judged(
+    seen: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]],
+    tested: npt.NDArray[np.int64],
+    epochs: int,
+    seed: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Scores of the test rings, and which are redrawn, from a network trained on the other subjects."""
+    x = torch.cat([rings(image, region) for image, region, _ in seen.values()])
+    y = torch.cat([torch.full((len(image),), float(n)) for n, (image, _, _) in enumerate(seen.values())])
+    apart = np.isin(np.concatenate([people for _, _, people in seen.values()]), tested)
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for before, after in ((2, 16), (16, 32), (32, 32)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(32, 1))
+    rows = torch.as_tensor(np.flatnonzero(~apart))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (1 + len(rows) // BATCH))
+    for epoch in range(epochs):
+        order = rows[torch.randperm(len(rows), generator=generator_for(seed, "ring", epoch))]
+        for part in order.split(BATCH):
+            flipped = x[part].flip(2) if epoch % 2 else x[part]  # the first axis points right
+            loss = nn.functional.binary_cross_entropy_with_logits(net(flipped)[:, 0], y[part])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    net.eval()
+    with torch.no_grad():
+        found = torch.cat([net(part)[:, 0] for part in x[torch.as_tensor(apart)].split(BATCH)])
+    return found.double().numpy(), y[torch.as_tensor(apart)].long().numpy()
+
+
+if __name__ == "__main__":
+    main()
