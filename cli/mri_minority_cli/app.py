@@ -4,6 +4,7 @@ import typer
 
 from mri_minority_cli.commands import (
     audit,
+    augment,
     compare,
     demo,
     discriminator,
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_VERBS = (prepare, train, score, discriminator, synthesize, audit, evaluate, compare, label, export, verify)
+_VERBS = (prepare, train, score, discriminator, synthesize, audit, evaluate, compare, augment, label, export, verify)
 for verb in (*_VERBS, info, recipes, doctor, demo):
     app.command(name=verb.__name__.rsplit(".", 1)[-1], epilog=verb.EXAMPLE)(verb.command)
 

@@ -1,16 +1,19 @@
 """An independent judge: a small segmenter trained on real slices only, that reads the image and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
+from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 
 from mri_minority.core.rng import generator_for
-from mri_minority.slices.batches import SliceBatches
+
+Augment = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Images (B, C, H, W), labels (B, H, W) and the step -> both, changed."""
 
 
 def build_segmenter(classes: int, images: int = 1) -> nn.Module:
@@ -26,30 +29,50 @@ def build_segmenter(classes: int, images: int = 1) -> nn.Module:
     )
 
 
+def build_strong_segmenter(classes: int) -> nn.Module:
+    """The U-Net that nnU-Net would plan for slices of about 100 x 100 pixels, from MONAI; in and out as above."""
+    return DynUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=classes + 1,
+        kernel_size=[3] * 5,
+        strides=[1, 2, 2, 2, 2],
+        upsample_kernel_size=[2] * 4,
+        filters=[32, 64, 128, 256, 512],
+        norm_name="instance",
+    )
+
+
 def train_segmenter(
-    net: nn.Module, batches: SliceBatches, steps: int, device: torch.device, seed: int
+    net: nn.Module,
+    batches: Callable[[int], tuple[Any, ...]],
+    steps: int,
+    device: torch.device,
+    seed: int,
+    augment: Augment | None = None,
 ) -> Iterator[tuple[int, float]]:
     """Train with Dice and cross-entropy; yields (step, loss) after every step.
 
-    Images are scaled, shifted, gamma-changed and noised a little, so that the judge does not lean on
-    the texture of one source.
-
     Args:
-        net: From :func:`build_segmenter`.
-        batches: Real slices.
+        net: From :func:`build_segmenter` or :func:`build_strong_segmenter`.
+        batches: Step -> images (B, H, W), labels (B, H, W), and more that is not looked at.
         steps: Optimiser steps; the learning rate falls to zero over them.
         device: Where to compute.
         seed: Of the intensity changes.
+        augment: Changes every batch; None scales, shifts, gamma-changes and noises images a little, so that a judge
+            does not lean on the texture of one source.
     """
     net.train().to(device)
     loss_of = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, batch=True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     for step in range(steps):
-        image, label, _, _ = batches(step)
-        generator = generator_for(seed, "segmenter", step)
-        x = _jitter(image, generator).to(device)
-        loss = loss_of(net(x), label[:, None].to(device))
+        image, label = batches(step)[:2]
+        if augment is None:
+            image = _jitter(image, generator_for(seed, "segmenter", step))
+        else:
+            image, label = augment(image, label, step)
+        loss = loss_of(net(image.to(device)), label[:, None].to(device))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -4,7 +4,6 @@ import base64
 import html
 import io
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mri_minority.report.document import write_document
 from mri_minority.report.figures import tile
 from mri_minority.report.scorecard import scorecard
-from mri_minority.volumes.atomic import write_text_atomic
 
 _SHOWN = 24
 _BARS = 24
@@ -47,7 +46,6 @@ class Page:
 
 def write_page(path: Path, page: Page) -> None:
     """Write the page."""
-    style = resources.files("mri_minority.report").joinpath("report.css").read_text(encoding="utf-8")
     parts = [
         ("made", "What was made, and how", _made(page)),
         ("scorecard", "In seven questions", _scorecard(page.metrics)),
@@ -57,21 +55,12 @@ def write_page(path: Path, page: Page) -> None:
         ("fidelity", "Close to real slices?", _fidelity(page.metrics)),
         ("card", "Data card", f"<pre>{html.escape(page.card)}</pre>"),
     ]
-    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in parts)
-    body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{text}</section>'
-        for key, title, text in parts
-    )
-    write_text_atomic(
+    write_document(
         path,
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,"><title>Report on synthetic brain MRI slices</title>'
-        f"<style>{style}</style></head><body>"
-        '<a class="skip" href="#made">To the report</a><header><h1>Report on synthetic brain MRI slices</h1>'
-        "<p>Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the "
-        "most suspicious ones <strong>are of people</strong>: treat this page like your volumes.</p>"
-        f'</header><nav aria-label="Contents"><ol>{links}</ol></nav><main>{body}</main></body></html>\n',
+        "Report on synthetic brain MRI slices",
+        "Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the "
+        "most suspicious ones <strong>are of people</strong>: treat this page like your volumes.",
+        parts,
     )
 
 

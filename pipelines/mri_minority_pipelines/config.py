@@ -2,7 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -181,6 +181,25 @@ class SampleConfig(_Settings):
     pull: float = Field(1.0, ge=0)
     boost: float = Field(4.0, ge=1)
     skip: float = Field(0.05, ge=0, lt=1)
+
+
+class StudyConfig(_Settings):
+    """Does it help a segmenter? What every arm has in common, and what is repeated."""
+
+    network: Literal["unet", "dynunet"] = "unet"
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(16, ge=2)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    ratios: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    sets: tuple[str, ...] = Field(("all",), min_length=1)
+    rarity: str = ""
+    attribute: str = ""
+    rare: float = Field(0.1, gt=0, lt=1)
+    rare_subjects: float = Field(0.2, gt=0, lt=1)
+    flip: bool | None = None
+    oversample: bool = True
+    draws: int = Field(10_000, ge=100)
+    subset_seed: int = 0
 
 
 class Recipe(_Settings):

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.slices.store import SliceStore
-from mri_minority_pipelines.config import PrepareConfig, Recipe, SampleConfig, load_recipe
+from mri_minority_pipelines.config import PrepareConfig, Recipe, SampleConfig, StudyConfig, load_recipe
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.stages import prepare
 from mri_minority_pipelines.stages.export import LAYOUTS
 from mri_minority_pipelines.stages.train import Part
 
-_Settings = TypeVar("_Settings", Recipe, SampleConfig)
+_Settings = TypeVar("_Settings", Recipe, SampleConfig, StudyConfig)
 
 
 def resolve(
@@ -58,6 +58,15 @@ def sampling(config: SampleConfig, **changes: Any) -> SampleConfig:
     """Sampling settings with the given ones replaced."""
     said = {key: value for key, value in changes.items() if value is not None}
     return _validated(SampleConfig, config.model_dump() | said)
+
+
+def study(**said: Any) -> StudyConfig:
+    """Settings of a study.
+
+    Raises:
+        UsageError: A value is not allowed.
+    """
+    return _validated(StudyConfig, said)
 
 
 def choose_device(name: str) -> torch.device:

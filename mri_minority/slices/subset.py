@@ -1,0 +1,65 @@
+"""Some of a store's training subjects as a store of their own: what a study with few labelled subjects starts from."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.slices.select import CutSlices
+from mri_minority.slices.store import SliceStore, StoreWriter
+
+
+def nested_subjects(store: SliceStore, count: int, seed: int, leave_out: frozenset[str] = frozenset()) -> list[str]:
+    """Training subjects in an order that the seed fixes, the first `count`: 10 are among the 20, those among the 40.
+
+    Args:
+        store: The slices.
+        count: How many; 0 for all.
+        seed: Of the order.
+        leave_out: Subjects that are not to be among them.
+
+    Raises:
+        UsageError: There are not so many.
+    """
+    every = {row.subject for row in store.rows if row.split == "train"} - leave_out
+    order = sorted(every, key=lambda subject: hashlib.sha256(f"subset/{seed}/{subject}".encode()).digest())
+    if count > len(order):
+        raise UsageError(f"expected at most {len(order)} training subjects in {store.folder}, {count} were asked for")
+    return order[:count] if count else order
+
+
+def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceStore:
+    """Write the slices of these training subjects and of every held-out one; strata stay as they were cut.
+
+    Interrupting is safe: the same call goes on.
+
+    Raises:
+        DataError: The folder holds a store of other subjects.
+    """
+    wanted = set(subjects)
+    series: dict[str, list[int]] = {}
+    for position, row in enumerate(store.rows):
+        if row.split != "train" or row.subject in wanted:
+            series.setdefault(row.series, []).append(position)
+    if (folder / "store.json").is_file():
+        written = SliceStore(folder)
+        if {row.series for row in written.rows} != set(series):
+            raise DataError(f"expected these {len(subjects)} subjects in {folder}, found others; choose another folder")
+        return written
+    size = tuple(store.header["settings"]["size"])
+    writer = StoreWriter(folder, (size[0], size[1]))
+    done = {row.series for row in writer.rows}
+    for name, positions in series.items():
+        if name in done:
+            continue
+        image, label = store.read(np.array(positions))
+        rows = [store.rows[i] for i in positions]
+        planes = np.array([row.affine for row in rows]).reshape(-1, 4, 4)
+        height, index = np.array([row.height for row in rows]), np.array([row.index for row in rows])
+        cut = CutSlices(image, label, height, index, planes, rows[0].scale)
+        writer.append(cut, rows[0].subject, name, rows[0].sha256, rows[0].split)
+    stratum = {(row.series, row.index): row.stratum for row in store.rows}
+    header = {key: value for key, value in store.header.items() if key != "format"} | {"volumes": len(series)}
+    writer.finish([stratum[row.series, row.index] for row in writer.rows], header)
+    return SliceStore(folder)

@@ -1,0 +1,169 @@
+"""What a study compares: training sets of real subjects, and arms that add something to them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.evaluate.groups import percentiles_within, rare_subjects
+from mri_minority.slices.mixed import Extra
+from mri_minority.slices.store import SliceStore
+from mri_minority.slices.subset import nested_subjects, write_subset
+from mri_minority.volumes.atomic import sha256_of
+from mri_minority_pipelines.config import StudyConfig
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.synthetic import read_set
+
+REAL, OVERSAMPLED = "real", "oversampled"
+"""Arms that every study has: real slices only, and the rare ones among them shown more often."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Real subjects that a segmenter may learn from.
+
+    Args:
+        name: As it was asked for.
+        store: Their slices and all held-out ones.
+        index: Positions of their slices in it.
+    """
+
+    name: str
+    store: SliceStore
+    index: npt.NDArray[np.int64]
+
+    @property
+    def subjects(self) -> int:
+        """How many."""
+        return len({self.store.rows[i].subject for i in self.index})
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is added to a training set.
+
+    Args:
+        name: `real`, `oversampled`, or what a synthetic set was called.
+        of: Name of the training set.
+        folder: A synthetic data set, or a slice store; None for the first two.
+        checked: Whether the model that drew it is known to have learnt from this training set alone.
+    """
+
+    name: str
+    of: str
+    folder: Path | None = None
+    checked: bool = False
+
+
+def training_set(
+    text: str, store: SliceStore, rarity: npt.NDArray[np.float64], config: StudyConfig, stores: Path
+) -> TrainingSet:
+    """Read `all`, a number of subjects, `ordinary`, or `ordinary:NUMBER`.
+
+    Ordinary leaves out the subjects whose slices are rarest on average (`config.rare_subjects` of them). Numbers are
+    nested: the 10 are among the 20.
+
+    Args:
+        text: What was asked for.
+        store: All slices.
+        rarity: Of all slices (N,).
+        config: Of the study.
+        stores: Where stores of fewer subjects are written, each as `stores/NAME`.
+
+    Raises:
+        UsageError: It is none of these, or there are not so many subjects.
+    """
+    match = re.fullmatch(r"all|(ordinary)|(?:(ordinary):)?([1-9]\d*)", text)
+    if not match:
+        raise UsageError(f"expected a training set all, NUMBER, ordinary or ordinary:NUMBER, found {text!r}")
+    if text == "all":
+        return TrainingSet(text, store, store.indices("train"))
+    train = store.indices("train")
+    left_out: frozenset[str] = frozenset()
+    if match[1] or match[2]:
+        who = [store.rows[i].subject for i in train]
+        left_out = rare_subjects(rarity[train], store.strata()[train], who, config.rare_subjects)
+    chosen = nested_subjects(store, int(match[3] or 0), config.subset_seed, left_out)
+    written = write_subset(store, chosen, stores / folder_name(text))
+    return TrainingSet(text, written, written.indices("train"))
+
+
+def folder_name(text: str) -> str:
+    """File-name form of a training set's or an arm's name."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text)
+
+
+def synthetic_arm(text: str, sets: tuple[str, ...]) -> Arm:
+    """Read `FOLDER`, `NAME=FOLDER` or `NAME@SET=FOLDER`; without a name it is the folder's, without a set the only one.
+
+    Raises:
+        UsageError: The training set is not among those of the study, or must be said because there are several.
+        DataError: There is no such folder.
+    """
+    match = re.fullmatch(r"(?:([^=@/]+)(?:@([^=/]+))?=)?(.+)", text)
+    assert match is not None
+    folder, of = Path(match[3]), match[2] or sets[0]
+    if of not in sets or (len(sets) > 1 and not match[2]):
+        raise UsageError(
+            f"expected --synthetic NAME@SET=FOLDER with a training set among {', '.join(sets)}, found {text!r}; a "
+            "generator may know only the subjects that the segmenter may learn from"
+        )
+    if not folder.is_dir():
+        raise DataError(f"expected a synthetic data set at {folder}, found none")
+    name = match[1] or folder.name
+    if name in (REAL, OVERSAMPLED):
+        raise UsageError(f"expected another name than {name} for {folder}: every study has an arm of that name")
+    return Arm(name, of, folder)
+
+
+def check_model(model: ModelFolder, of: TrainingSet) -> None:
+    """Refuse a model that learnt from other subjects than the training set's.
+
+    Raises:
+        DataError: It did.
+    """
+    if model.card()["store_sha256"] != sha256_of(of.store.folder / "slices.tsv"):
+        raise DataError(
+            f"expected a model trained on the slices in {of.store.folder}, {model.path} was trained on others: a "
+            f"generator that knows more subjects than the segmenter's would be an unfair gain; train one with "
+            f"`mri-minority train {of.store.folder}`"
+        )
+
+
+def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: float) -> Extra | None:
+    """The slices an arm adds.
+
+    Args:
+        arm: Which.
+        of: Its training set.
+        rarity: Of the slices of the set's store (N,).
+        rare: Share of the training slices, inside strata, that are oversampled.
+
+    Raises:
+        DataError: A synthetic set is damaged, has no labels or does not fit the store.
+    """
+    if arm.name == REAL:
+        return None
+    if arm.folder is None:
+        rank = percentiles_within(rarity[of.index], of.store.strata()[of.index])
+        return Extra(*of.store.read(of.index[rank > 1 - rare]))
+    if (arm.folder / "store.json").is_file():
+        other = SliceStore(arm.folder)
+        if other.label_names != of.store.label_names:
+            raise DataError(f"expected the classes {of.store.label_names} in {arm.folder}, found {other.label_names}")
+        return Extra(*other.read(other.indices("train")))
+    drawn = read_set(arm.folder, of.store)
+    if drawn.label is None:
+        raise DataError(f"expected label maps in {arm.folder}, found none; a segmenter cannot learn without them")
+    return Extra(drawn.image, drawn.label)
+
+
+def fingerprint_of(arm: Arm) -> str:
+    """What an arm's slices are known by."""
+    if arm.folder is None:
+        return ""
+    stored = (arm.folder / "store.json").is_file()
+    return sha256_of(arm.folder / ("slices.tsv" if stored else "manifest.json"))
