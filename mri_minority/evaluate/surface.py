@@ -49,4 +49,5 @@ def _distance_95(a: Mask, b: Mask, spacing_mm: tuple[float, float]) -> float:
 
 def _outline(mask: Mask) -> Mask:
     """Pixels of a structure that touch what is outside it, the picture's border included."""
-    return mask & ~np.asarray(binary_erosion(mask), dtype=bool)
+    inner: Mask = np.asarray(binary_erosion(mask), dtype=bool)
+    return np.logical_and(mask, np.logical_not(inner))

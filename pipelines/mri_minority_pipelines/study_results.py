@@ -22,7 +22,7 @@ CONTROL = "ancestral"
 
 
 @dataclass(frozen=True)
-class Tested:
+class RunValues:
     """One run's results.
 
     Args:
@@ -41,7 +41,7 @@ class Tested:
 
 
 def results_of(
-    tested: list[Tested],
+    tested: list[RunValues],
     config: StudyConfig,
     store: SliceStore,
     rarity: npt.NDArray[np.float64],
@@ -159,7 +159,7 @@ def _correct(rows: list[dict[str, Any]]) -> None:
 
 
 def _along(
-    tested: list[Tested],
+    tested: list[RunValues],
     names: tuple[str, ...],
     patients: npt.NDArray[np.int64],
     tenth: dict[str, npt.NDArray[np.int64]],

@@ -68,10 +68,19 @@ def command(
         from mri_minority_pipelines.request import choose_device, study
         from mri_minority_pipelines.stages import augment
 
+        first = seed or 0
         config = study(
-            sets=words(sets), ratios=words(ratios), seeds=tuple(range(seed or 0, (seed or 0) + seeds)), steps=steps,
-            network=network, rarity=rarity, attribute=attribute, flip=flip, oversample=oversample, subset_seed=seed or 0,
-        )  # fmt: skip
+            sets=words(sets),
+            ratios=words(ratios),
+            seeds=tuple(range(first, first + seeds)),
+            steps=steps,
+            network=network,
+            rarity=rarity,
+            attribute=attribute,
+            flip=flip,
+            oversample=oversample,
+            subset_seed=first,
+        )
         if dry:
             dry_run(config.model_dump(mode="json"))
             return
@@ -81,7 +90,7 @@ def command(
             lines = [f"{name}: {s.subjects} subjects in {s.store.folder}" for name, s in made.items()]
             speech.result({name: str(s.store.folder) for name, s in made.items()}, lines)
             return
-        draws = augment.draws_of(config, models or [], words(methods), count, seed or 0)
+        draws = augment.draws_of(config, models or [], words(methods), count, first)
         result = augment.run(config, slices, synthetic or [], draws, out, choose_device(device), speech.tell)
         speech.result(result, [*augment.in_words(result), f"look at {out / 'report.html'}"])
 

@@ -38,7 +38,7 @@ from mri_minority_pipelines.study import (
     synthetic_arm,
     training_set,
 )
-from mri_minority_pipelines.study_results import Tested, results_of
+from mri_minority_pipelines.study_results import RunValues, results_of
 
 _REPEATED = {
     "seeds",
@@ -135,7 +135,7 @@ def run(
     work_through(pieces, progress.finished)
     for piece in pieces:
         forget_locks(piece.result.parent)
-    tested = [Tested(r.arm.of, r.arm.name, r.ratio, r.seed, load_tensors(r.file(out))[0]) for r in runs]
+    tested = [RunValues(r.arm.of, r.arm.name, r.ratio, r.seed, load_tensors(r.file(out))[0]) for r in runs]
     held = store.indices("holdout")
     results = {
         "version": __version__,

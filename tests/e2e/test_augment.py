@@ -1,0 +1,217 @@
+"""The study is trained, tested and written whole; killed anywhere it goes on; unfair comparisons are refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from mri_minority.core.errors import DataError, UsageError
+from mri_minority.evaluate.groups import quantile_groups
+from mri_minority.slices.store import SliceStore
+from mri_minority.training.checkpoint import load_tensors
+from mri_minority_cli.app import app
+from mri_minority_pipelines.config import Recipe
+from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.request import study
+from mri_minority_pipelines.stages import augment, train
+from mri_minority_pipelines.stages.augment import Draws
+from mri_minority_pipelines.stages.augment_run import measures
+from mri_minority_pipelines.study import Arm, check_model, synthetic_arm
+from mri_minority_pipelines.study_results import RunValues, results_of
+from tests.support.tiny import silent
+
+CPU = torch.device("cpu")
+NOTHING = Draws({}, (), 4, 0)
+QUICK = {"steps": 2, "batch": 4, "seeds": (0, 1), "draws": 200}
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_whole_way(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Every arm, seed and picture is there, progress says what is left, and a second call only adds."""
+    heard: list[Event] = []
+    draws = Draws({"all": ModelFolder(model)}, ("ancestral", "attribute"), 4, 0)
+    config = study(**QUICK, ratios=(0.34, 1.0))
+    out = tmp_path / "study"
+    results = augment.run(config, store, [], draws, out, CPU, heard.append)
+    arms = {(a["name"], a["generator_knows_only_this_set"]) for a in results["arms"]}
+    assert arms == {("real", None), ("oversampled", None), ("ancestral", True), ("attribute", True)}
+    assert len(list((out / "runs").rglob("*.safetensors"))) == (1 + 3 * 2) * 2
+    assert json.loads((out / "results.json").read_text(encoding="utf-8")) == json.loads(json.dumps(results))
+    page = page_of(out)
+    for part in ("What was compared", "Paired differences", "Against ordinary synthetic slices", "from common to rare"):
+        assert part in page
+    assert "What rare anatomy costs" not in page
+    assert not re.search(r"(src|href)=\"https?:", page)
+    last = heard[-1]
+    assert (last.stage, last.done, last.total) == ("augment", 14, 14)
+    assert any("minutes_left" in event.values for event in heard)
+    assert not list(out.rglob("*.lock"))
+
+    # Everything is there: the same study trains nothing, and another seed only what is new.
+    before = {file: file.stat().st_mtime_ns for file in (out / "runs").rglob("*.safetensors")}
+    again = augment.run(config, store, [], draws, out, CPU, silent)
+    assert again == results
+    augment.run(study(**{**QUICK, "seeds": (0, 1, 2)}, ratios=(0.34, 1.0)), store, [], draws, out, CPU, silent)
+    after = {file: file.stat().st_mtime_ns for file in (out / "runs").rglob("*.safetensors")}
+    assert before.items() <= after.items()
+    assert len(after) == 21
+    with pytest.raises(DataError, match="other settings"):
+        augment.run(study(**{**QUICK, "steps": 3}), store, [], draws, out, CPU, silent)
+
+
+def test_ordinary_subjects_and_learning_curve(store: SliceStore, tmp_path: Path) -> None:
+    config = study(**QUICK, sets=("4", "ordinary:4", "all"))
+    results = augment.run(config, store, [], NOTHING, tmp_path / "s", CPU, silent)
+    assert {name: s["subjects"] for name, s in results["sets"].items()} == {"4": 4, "ordinary:4": 4, "all": 11}
+    cost = [r for r in results["differences"] if r["against_set"] != r["set"]]
+    assert {(r["set"], r["against_set"], r["arm"]) for r in cost} == {("4", "ordinary:4", "real")}
+    page = page_of(tmp_path / "s")
+    assert "What rare anatomy costs" in page
+    assert "labelled subjects" in page
+    held = {store.rows[i].subject for i in store.indices("holdout")}
+    for folder in (tmp_path / "s" / "stores").iterdir():
+        subset = SliceStore(folder)
+        assert {subset.rows[i].subject for i in subset.indices("holdout")} == held
+        assert not held & {subset.rows[i].subject for i in subset.indices("train")}
+
+
+def test_no_subject_of_the_report_is_named(store: SliceStore, tmp_path: Path) -> None:
+    augment.run(study(**QUICK), store, [], NOTHING, tmp_path / "s", CPU, silent)
+    text = page_of(tmp_path / "s") + (tmp_path / "s" / "results.json").read_text(encoding="utf-8")
+    assert not [row.subject for row in store.rows if row.subject in text]
+    assert str(store.folder) not in text
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(store: SliceStore, tmp_path: Path) -> None:
+    """Killed in the middle of a run: what was finished stays as it is, and the end is that of an undisturbed study."""
+    words = ["augment", str(store.folder), "--steps", "30", "--seeds", "2", "--out"]
+    whole = CliRunner().invoke(app, [*words, str(tmp_path / "whole")])
+    assert whole.exit_code == 0, whole.output
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "mri_minority_cli", *words, str(out)]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 300
+    while time.monotonic() < until and process.poll() is None and not list(out.rglob("*.safetensors")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {file: file.stat().st_mtime_ns for file in out.rglob("*.safetensors")}
+    assert 1 <= len(kept) < 4
+    assert not (out / "results.json").exists()
+    again = CliRunner().invoke(app, [*words, str(out)])
+    assert again.exit_code == 0, again.output
+    assert all(file.stat().st_mtime_ns == then for file, then in kept.items())
+    results = [json.loads((folder / "results.json").read_text("utf-8")) for folder in (tmp_path / "whole", out)]
+    assert results[0] == results[1]
+
+
+def test_runs_repeat(store: SliceStore, tmp_path: Path) -> None:
+    """The same seed gives the same numbers; another seed does not."""
+    for name in ("a", "b"):
+        augment.run(study(**QUICK, oversample=False), store, [], NOTHING, tmp_path / name, CPU, silent)
+
+    def dice(name: str, seed: int) -> torch.Tensor:
+        return load_tensors(tmp_path / name / "runs" / "all" / "real" / f"ratio-0-seed-{seed}.safetensors")[0]["dice"]
+
+    assert torch.equal(dice("a", 0).nan_to_num(), dice("b", 0).nan_to_num())
+    assert not torch.equal(dice("a", 0).nan_to_num(), dice("a", 1).nan_to_num())
+
+
+def test_a_generator_that_knows_more_is_refused(model: Path, store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
+    """Drawn by a model of all subjects, for a segmenter of four: no fair comparison."""
+    config = study(**QUICK, sets=("4",))
+    with pytest.raises(DataError, match="trained on others"):
+        augment.run(
+            config, store, [], Draws({"4": ModelFolder(model)}, ("minority",), 4, 0), tmp_path / "s", CPU, silent
+        )
+    made = augment.prepare(config, store, tmp_path / "s")["4"]
+    few = recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update={"levels": 2})})
+    own = tmp_path / "own"
+    train.run(few, made.store, own, "minority", "denoiser", CPU, silent)
+    check_model(ModelFolder(own), made)
+
+
+def test_arms_as_they_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "rare_slices"
+    folder.mkdir()
+    assert synthetic_arm(str(folder), ("all",)) == Arm("rare_slices", "all", folder)
+    assert synthetic_arm(f"edited={folder}", ("all",)) == Arm("edited", "all", folder)
+    assert synthetic_arm(f"edited@ordinary:4={folder}", ("4", "ordinary:4")) == Arm("edited", "ordinary:4", folder)
+    for wrong in (str(folder), f"edited={folder}", f"edited@5={folder}"):
+        with pytest.raises(UsageError, match="NAME@SET=FOLDER"):
+            synthetic_arm(wrong, ("4", "ordinary:4"))
+    with pytest.raises(UsageError, match="another name"):
+        synthetic_arm(f"real={folder}", ("all",))
+    with pytest.raises(DataError, match="found none"):
+        synthetic_arm(str(tmp_path / "absent"), ("all",))
+
+
+def test_bad_requests_are_one_line(store: SliceStore, tmp_path: Path) -> None:
+    def says(*more: str) -> str:
+        words = ["augment", str(store.folder), "--steps", "1", "--seeds", "1", "--out", str(tmp_path / "s"), *more]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code in (2, 3), result.output
+        lines = [line for line in result.stderr.splitlines() if line.startswith("error")]
+        assert len(lines) == 1
+        return lines[0]
+
+    assert "all, NUMBER, ordinary" in says("--sets", "rare")
+    assert "at most 11" in says("--sets", "500")
+    assert "mri-minority score" in says("--rarity", "minority")
+    assert "a ratio that leaves" in says("--ratios", "0.01")
+    assert "network" in says("--network", "transformer")
+    assert "an attribute among" in says("--attribute", "nose_share")
+
+
+def test_a_perfect_segmenter(store: SliceStore) -> None:
+    """Measured on the truth itself: Dice 1, distance 0, nothing found where nothing is."""
+    label = store.read(store.indices("holdout"))[1]
+    found = measures(label, label, store)
+    for c in range(3):
+        there = (label == c + 1).any(axis=(1, 2))
+        assert bool((found["dice"][there, c] == 1).all())
+        assert bool((found["hd95_mm"][there, c] == 0).all())
+        assert bool(np.isnan(found["dice"][~there, c]).all())
+        assert bool((found["false_mm2"][~there, c] == 0).all())
+    blank = measures(np.zeros_like(label), label, store)
+    assert float(np.nanmax(blank["dice"])) == 0.0
+
+
+def test_a_planted_gain_is_found_where_it_was_planted(store: SliceStore) -> None:
+    """An arm that is better by 0.1 on the rarest tenth only: seen there, with the right size, and nowhere else."""
+    held = store.indices("holdout")
+    rng = np.random.default_rng(0)
+    rarity = rng.normal(size=len(store.rows))
+    config = study(**{**QUICK, "draws": 2000})
+    flat = results_of([_tested("real", np.full(len(held), 0.7))], config, store, rarity, rarity)
+    assert {r["mean"] for r in flat["means"] if r["metric"] == "dice"} == {0.7}
+    rarest = quantile_groups(rarity[held], store.strata()[held], 10) == 9
+    tested = [_tested("real", np.full(len(held), 0.7)), _tested("minority", 0.7 + 0.1 * rarest)]
+    results = results_of(tested, config, store, rarity, rarity)
+    by_group = {r["group"]: r for r in results["differences"] if r["metric"] == "dice" and r["class"] == "ventricles"}
+    assert by_group["rarest tenth"]["difference"] == pytest.approx(0.1, abs=1e-4)
+    assert by_group["all slices"]["difference"] == pytest.approx(0.1 * rarest.mean(), abs=0.01)
+    along: Any = next(r for r in results["along"] if r["arm"] == "minority" and r["by"] == "rarity")
+    known = [v for v in along["dice"] if v is not None]
+    assert known[-1] == pytest.approx(0.8, abs=1e-4)
+    assert known[:-1] == pytest.approx([0.7] * (len(known) - 1), abs=1e-4)
+
+
+def _tested(arm: str, dice: np.ndarray) -> RunValues:
+    values = torch.as_tensor(np.repeat(dice[:, None], 3, axis=1).astype(np.float32))
+    return RunValues("all", arm, 0.0 if arm == "real" else 1.0, 0, {"dice": values})
