@@ -81,14 +81,19 @@ def _forests(results: Row, against: tuple[str, ...]) -> str:
                 if rows:
                     plots += forest(f"{name}, {group}", _UNITS[metric], [_interval(r) for r in rows])
         if plots:
-            text += f"<h3>{html.escape(group)}; training set: {html.escape(of)}</h3><div class='charts'>{plots}</div>"
-    return _HOW.format(against=html.escape(against[0])) + text if text else ""
+            text += (
+                f"<h3>{html.escape(group)}; training set: {html.escape(of)}</h3><div class='charts study'>{plots}</div>"
+            )
+    groups = {key: html.escape(results[key]) for key in ("rarity", "attribute")}
+    return _HOW.format(against=html.escape(against[0]), **groups) + text if text else ""
 
 
 _HOW = (
     "<p>Each arm minus <em>{against}</em>, patient by patient. Bars: 95 % bootstrap interval over patients and "
     "training runs, not corrected. Filled: still below 0.05 after Holm's correction over the arms, ratios, "
-    "classes and metrics of the same training set and group.</p>"
+    "classes and metrics of the same training set and group. Rarest tenth: of the test slices by {rarity}; "
+    "largest tenth: by {attribute}; both inside strata. The bootstrap knows only the training runs that there "
+    "are: with one it says nothing about another run, and with two or three its intervals are too narrow.</p>"
 )
 
 
@@ -110,7 +115,7 @@ def _cost(results: Row) -> str:
                 plots += forest(f"{group}", _UNITS[metric], marks)
     return (
         "<p>Real slices of as many subjects, rare ones among them, minus real slices of ordinary subjects only. What "
-        f"synthetic slices should make up for.</p><div class='charts'>{plots}</div>"
+        f"synthetic slices should make up for.</p><div class='charts study'>{plots}</div>"
     )
 
 
@@ -126,10 +131,11 @@ def _along(results: Row) -> str:
         for by in shown:
             for name in results["label_names"]:
                 rows = [r for r in results["along"] if (r["set"], r["by"], r["class"]) == (of, by, name)]
-                curves = {label_of(r): r["dice"] for r in rows}
-                points = [str(n) for n in range(1, 11)]
-                plots += lines(f"{name}; training set: {of}", axis[by], points, curves)
-    return f"<p>Mean over patients and seeds.</p><div class='charts'>{plots}</div>"
+                for ratio in _ratios(rows):
+                    curves = {label_of(r): r["dice"] for r in rows if r["ratio"] in (0, ratio)}
+                    points = [str(n) for n in range(1, 11)]
+                    plots += lines(f"{name}; training set: {of}", axis[by], points, curves)
+    return f"<p>Mean over patients and seeds.</p><div class='charts study'>{plots}</div>"
 
 
 def _curve(results: Row) -> str:
@@ -143,12 +149,20 @@ def _curve(results: Row) -> str:
     for group in dict.fromkeys(r["group"] for r in means):
         for name in results["label_names"]:
             rows = [r for r in means if (r["group"], r["class"]) == (group, name)]
-            curves = {
-                label: [next((r["mean"] for r in rows if r["set"] == s and label_of(r) == label), None) for s in order]
-                for label in dict.fromkeys(label_of(r) for r in rows)
-            }
-            plots += lines(f"{name}, {group}", "labelled subjects", [str(plain[s]) for s in order], curves)
-    return f"<div class='charts'>{plots}</div>"
+            for ratio in _ratios(rows):
+                curves = {
+                    label: [
+                        next((r["mean"] for r in rows if (r["set"], label_of(r)) == (s, label)), None) for s in order
+                    ]
+                    for label in dict.fromkeys(label_of(r) for r in rows if r["ratio"] in (0, ratio))
+                }
+                plots += lines(f"{name}, {group}", "labelled subjects", [str(plain[s]) for s in order], curves)
+    return f"<div class='charts study'>{plots}</div>"
+
+
+def _ratios(rows: list[Row]) -> list[float]:
+    """Ratios of the arms that have one, a picture each; 0 alone where only real slices were compared."""
+    return sorted({r["ratio"] for r in rows if r["ratio"]}) or [0.0]
 
 
 def _numbers(results: Row) -> str:

@@ -48,7 +48,7 @@ def forest(title: str, unit: str, rows: list[Interval]) -> str:
             f'<circle class="{kind}" cx="{x(row.mean):.1f}" cy="{y}" r="4.5"/>'
         )
     for value in _ticks(low, high):
-        marks += f'<text x="{x(value):.1f}" y="{bottom + 14}" text-anchor="middle">{value:+.3g}</text>'
+        marks += f'<text x="{x(value):.1f}" y="{bottom + 14}" text-anchor="middle">{_signed(value)}</text>'
     says = "; ".join(f"{r.label} {r.mean:+.3g} ({r.low:+.3g} to {r.high:+.3g})" for r in rows)
     return _figure(title, f"{title}: {says}", f"0 0 {_WIDTH} {bottom + 20}", marks, unit)
 
@@ -103,6 +103,10 @@ def _figure(title: str, says: str, box: str, marks: str, below: str) -> str:
         f'<figure><svg viewBox="{box}" role="img" aria-label="{html.escape(says)}">{marks}</svg>'
         f"<figcaption><strong>{html.escape(title)}</strong><br>{below}</figcaption></figure>"
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}" if value else "0"
 
 
 def _ticks(low: float, high: float) -> list[float]:
