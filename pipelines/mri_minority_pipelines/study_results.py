@@ -75,6 +75,8 @@ def results_of(
         RAREST: tenth["rarity"] == GROUPS - 1,
         LARGEST: tenth["attribute"] == GROUPS - 1,
     }
+    if np.array_equal(chosen[RAREST], chosen[LARGEST]):  # rarity is the attribute itself: asked once
+        del chosen[LARGEST]
     names = store.label_names
     table: _Table = {}
     for key in dict.fromkeys((t.of, t.arm, t.ratio) for t in tested):

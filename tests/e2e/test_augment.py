@@ -146,6 +146,31 @@ def test_a_generator_that_knows_more_is_refused(model: Path, store: SliceStore, 
     check_model(ModelFolder(own), made)
 
 
+def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Edited slices and a store as arms; whether the generator knows more is only claimed where its model is at hand."""
+    edited = tmp_path / "edited"
+    words = ["synthesize", "--model", str(model), "--edit", "ventricles:grow=1.05..1.1", "--store", str(store.folder)]
+    made = CliRunner().invoke(app, [*words, "--count", "4", "--steps", "3", "--no-audit", "--out", str(edited)])
+    assert made.exit_code == 0, made.output
+    config = study(**{**QUICK, "seeds": (0,)}, oversample=False)
+    given = [str(edited), f"others={store.folder}"]
+    unknown = augment.run(config, store, given, NOTHING, tmp_path / "s", CPU, silent)
+    known = augment.run(config, store, given, Draws({"all": ModelFolder(model)}, (), 4, 0), tmp_path / "s", CPU, silent)
+
+    def checked(results: dict[str, Any]) -> dict[str, bool | None]:
+        return {arm["name"]: arm["generator_knows_only_this_set"] for arm in results["arms"]}
+
+    assert checked(unknown) == {"real": None, "edited": False, "others": False}
+    assert checked(known) == {"real": None, "edited": True, "others": False}
+    assert "not checked" in page_of(tmp_path / "s")
+
+    # A set that was drawn anew under the same name is another arm: its old runs do not stand for it.
+    manifest = edited / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
+    with pytest.raises(DataError, match="other extra"):
+        augment.run(config, store, given, NOTHING, tmp_path / "s", CPU, silent)
+
+
 def test_arms_as_they_are_said(tmp_path: Path) -> None:
     folder = tmp_path / "rare_slices"
     folder.mkdir()

@@ -197,8 +197,8 @@ def in_words(results: dict[str, Any]) -> list[str]:
     """The differences in Dice of the last class, a line each."""
     last = results["label_names"][-1]
     return [
-        f"{label_of(r)} - {r['against']}, {last}, {r['group']}, training set {r['set']}: Dice {r['difference']:+.3f} "
-        f"[{r['low']:+.3f}, {r['high']:+.3f}], p after Holm {r['p_holm']:.2g}"
+        f"{r['set']} {label_of(r)} - {r['against_set']} {r['against']}, {last}, {r['group']}: "
+        f"Dice {r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}], p after Holm {r['p_holm']:.2g}"
         for r in results["differences"]
         if r["metric"] == "dice" and r["class"] == last and r["difference"] is not None
     ]
