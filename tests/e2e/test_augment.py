@@ -147,7 +147,7 @@ def test_a_generator_that_knows_more_is_refused(model: Path, store: SliceStore, 
 
 
 def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> None:
-    """Edited slices and a store as arms; whether the generator knows more is only claimed where its model is at hand."""
+    """Edited slices and a store as arms; a generator is called fair only where its model is at hand."""
     edited = tmp_path / "edited"
     words = ["synthesize", "--model", str(model), "--edit", "ventricles:grow=1.05..1.1", "--store", str(store.folder)]
     made = CliRunner().invoke(app, [*words, "--count", "4", "--steps", "3", "--no-audit", "--out", str(edited)])
