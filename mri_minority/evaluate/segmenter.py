@@ -29,11 +29,11 @@ def build_segmenter(classes: int, images: int = 1) -> nn.Module:
     )
 
 
-def build_strong_segmenter(classes: int) -> nn.Module:
+def build_strong_segmenter(classes: int, images: int = 1) -> nn.Module:
     """The U-Net that nnU-Net would plan for slices of about 100 x 100 pixels, from MONAI; in and out as above."""
     return DynUNet(
         spatial_dims=2,
-        in_channels=1,
+        in_channels=images,
         out_channels=classes + 1,
         kernel_size=[3] * 5,
         strides=[1, 2, 2, 2, 2],
@@ -55,7 +55,7 @@ def train_segmenter(
 
     Args:
         net: From :func:`build_segmenter` or :func:`build_strong_segmenter`.
-        batches: Step -> images (B, H, W), labels (B, H, W), and more that is not looked at.
+        batches: Step -> images (B, C, H, W), labels (B, H, W), and more that is not looked at.
         steps: Optimiser steps; the learning rate falls to zero over them.
         device: Where to compute.
         seed: Of the intensity changes.

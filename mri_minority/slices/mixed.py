@@ -16,7 +16,7 @@ class Extra:
     """Slices that are drawn beside the real ones.
 
     Args:
-        image: float32 (N, H, W) in [-1, 1].
+        image: float32 (N, C, H, W) in [-1, 1].
         label: uint8 (N, H, W).
     """
 
@@ -41,7 +41,7 @@ class MixedBatches:
         self.replaced = round(share * real.batch) if extra is not None else 0
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch of a step: image (B, H, W) float32, label (B, H, W) uint8."""
+        """Batch of a step: image (B, C, H, W) float32, label (B, H, W) uint8."""
         if self.extra is None or not self.replaced:
             image, label, _, _ = self.real(step)
             return image, label

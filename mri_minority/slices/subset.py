@@ -48,7 +48,7 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
             raise DataError(f"expected these {len(subjects)} subjects in {folder}, found others; choose another folder")
         return written
     size = tuple(store.header["settings"]["size"])
-    writer = StoreWriter(folder, (size[0], size[1]))
+    writer = StoreWriter(folder, (size[0], size[1]), store.channels)
     done = {row.series for row in writer.rows}
     for name, positions in series.items():
         if name in done:
@@ -58,7 +58,8 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
         planes = np.array([row.affine for row in rows]).reshape(-1, 4, 4)
         height, index = np.array([row.height for row in rows]), np.array([row.index for row in rows])
         cut = CutSlices(image, label, height, index, planes, rows[0].scale)
-        writer.append(cut, rows[0].subject, name, rows[0].sha256, rows[0].split)
+        kind = (rows[0].sequence, rows[0].site)
+        writer.append(cut, rows[0].subject, name, rows[0].sha256, rows[0].split, kind)
     stratum = {(row.series, row.index): row.stratum for row in store.rows}
     header = {key: value for key, value in store.header.items() if key != "format"} | {"volumes": len(series)}
     writer.finish([stratum[row.series, row.index] for row in writer.rows], header)

@@ -61,13 +61,13 @@ class SegmentationAugment:
         )
 
     def __call__(self, image: Tensor, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Augment images (B, H, W) in [-1, 1], a few of which may leave it, and their labels (B, H, W)."""
+        """Augment images (B, C, H, W) in [-1, 1], a few of which may leave it, and their labels (B, H, W)."""
         images, labels = [], []
         for number in range(len(image)):
             own = generator_for(self.seed, "augment", step, number).initial_seed() % 2**32
             self._transforms.set_random_state(seed=own)
-            done = self._transforms({"image": image[number][None], "label": label[number][None].float()})
-            images.append(done["image"].as_tensor()[0])
+            done = self._transforms({"image": image[number], "label": label[number][None].float()})
+            images.append(done["image"].as_tensor())
             labels.append(done["label"].as_tensor()[0].round().to(label.dtype))
         return stack(images), stack(labels)
 

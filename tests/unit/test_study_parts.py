@@ -105,7 +105,7 @@ def test_a_subset_goes_on_where_it_was_stopped(small: SliceStore, tmp_path: Path
 def test_real_slices_are_the_same_in_every_arm(small: SliceStore) -> None:
     """The extra slices replace the end of a batch and leave the rest alone."""
     real = SliceBatches(small, small.indices("train"), 8, seed=5)
-    extra = Extra(np.full((3, *SIZE), 0.5, np.float32), np.full((3, *SIZE), 7, np.uint8))
+    extra = Extra(np.full((3, 1, *SIZE), 0.5, np.float32), np.full((3, *SIZE), 7, np.uint8))
     plain, mixed = MixedBatches(real, None, 0.5)(2), MixedBatches(real, extra, 0.25)(2)
     assert torch.equal(mixed[0][:6], plain[0][:6])
     assert torch.equal(mixed[1][:6], plain[1][:6])
@@ -114,8 +114,8 @@ def test_real_slices_are_the_same_in_every_arm(small: SliceStore) -> None:
 
 
 def test_augmentation_is_named_after_the_step() -> None:
-    image = torch.rand(6, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    label = (image > 0.3).to(torch.uint8) * 2
+    image = torch.rand(6, 1, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    label = (image[:, 0] > 0.3).to(torch.uint8) * 2
     change = SegmentationAugment(True, seed=3)
     first = change(image, label, 4)
     change(image, label, 5)
@@ -128,11 +128,11 @@ def test_augmentation_is_named_after_the_step() -> None:
 
 def test_image_and_label_move_together() -> None:
     """A square that is bright in the image stays where its label is, whatever the change."""
-    image = torch.full((64, 48, 48), -1.0)
-    image[:, 10:26, 20:36] = 1.0
-    label = (image > 0).to(torch.uint8)
+    image = torch.full((64, 1, 48, 48), -1.0)
+    image[:, :, 10:26, 20:36] = 1.0
+    label = (image[:, 0] > 0).to(torch.uint8)
     moved, found = SegmentationAugment(True, seed=0)(image, label, 0)
-    bright = (moved > 0).float()
+    bright = (moved[:, 0] > 0).float()
     overlap = 2 * (bright * found).sum(dim=(1, 2)) / (bright.sum(dim=(1, 2)) + found.sum(dim=(1, 2)))
     assert float(overlap.min()) > 0.8
     assert bool((found != label).flatten(1).any(dim=1).float().mean() > 0.4)
@@ -146,9 +146,9 @@ def test_a_named_side_forbids_mirroring() -> None:
 
 
 def test_without_flips_sides_stay() -> None:
-    image = torch.full((64, 32, 32), -1.0)
-    image[:, :10] = 1.0
-    label = (image > 0).to(torch.uint8)
+    image = torch.full((64, 1, 32, 32), -1.0)
+    image[:, :, :10] = 1.0
+    label = (image[:, 0] > 0).to(torch.uint8)
     kept = SegmentationAugment(False, seed=0)(image, label, 0)[1].float()
     assert bool((kept[:, :16].sum(dim=(1, 2)) > kept[:, 16:].sum(dim=(1, 2))).all())
     flipped = SegmentationAugment(True, seed=0)(image, label, 0)[1].float()

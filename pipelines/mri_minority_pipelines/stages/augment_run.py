@@ -79,7 +79,7 @@ def do(
     begun = time.monotonic()
     classes = len(of.store.label_names)
     torch.manual_seed(run.seed)
-    net = _NETWORKS[config.network](classes)
+    net = _NETWORKS[config.network](classes, of.store.channels)
     real = SliceBatches(of.store, of.index, config.batch, run.seed)
     batches = MixedBatches(real, extra, run.ratio / (1 + run.ratio))
     flip = sides_are_alike(of.store.label_names) if config.flip is None else config.flip
