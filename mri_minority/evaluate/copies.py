@@ -1,4 +1,4 @@
-"""Is a slice a copy of a training slice? Nearest in a disguise-proof embedding, and in aligned pixels."""
+"""Is a slice a copy of a training slice? It is laid over the likeliest ones, and compared where it fits best."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,10 @@ NEIGHBOURS = 5
 _DEGREES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (-2,), (-1,), (-2, -1))
 _SHIFTS_PX = 4
+_FINE = [(d, i, j) for d in (-1.0, 0.0, 1.0) for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)]
+"""Steps about the best place of the grid: degrees, and coarse pixels along both axes."""
+_HALVINGS = 3
+_LIKELY, _LIKELY_EMBEDDED, _KEPT = 6, 2, 3
 _FLOOR = 1e-3
 
 
@@ -69,9 +73,11 @@ class Nearest:
 
     @property
     def suspicion(self) -> Float[Tensor, " N"]:
-        """How much a query looks like a copy: minus the logarithm of both distances and of both ratios, averaged."""
-        parts = torch.stack([self.pixel, self.pixel_ratio, self.distance, self.ratio])
-        return -parts.clamp(min=_FLOOR).log().mean(dim=0)
+        """How much a query looks like a copy: minus the logarithms of the aligned distance and of its ratio, averaged.
+
+        The embedding proposes matches and does not judge: aligned pixels tell copies and strangers apart much better.
+        """
+        return -torch.stack([self.pixel, self.pixel_ratio]).clamp(min=_FLOOR).log().mean(dim=0)
 
 
 @torch.no_grad()
@@ -86,7 +92,7 @@ def embed(net: CopyNet, image: Float[Tensor, "N C H W"], flips: bool) -> Float[T
 
 
 def pictures(image: Float[Tensor, "N C H W"]) -> Float[Tensor, "N P"]:
-    """Coarse pictures by rank, each of zero mean and unit norm."""
+    """Coarse pictures, each of zero mean and unit norm."""
     return _unit(looked_at(image))
 
 
@@ -117,7 +123,7 @@ class Search:
         planes = functional.pad(gallery.basis.unflatten(1, gallery.size), [reach] * 4)
         offsets = [(i, j) for i in range(2 * reach + 1) for j in range(2 * reach + 1)]
         self._shifted = torch.cat([planes[..., i : i + height, j : j + width].flatten(1) for i, j in offsets])
-        self._offsets = [(i - reach, j - reach) for i, j in offsets]
+        self._offsets = torch.tensor([(float(i - reach), float(j - reach)) for i, j in offsets])
         self._mean = gallery.basis @ gallery.mean
         self._code = functional.normalize(gallery.code, dim=1)
         self._pixel_home = neighbourhood(self._code, gallery.subject)
@@ -126,15 +132,12 @@ class Search:
     @torch.no_grad()
     def __call__(self, image: Float[Tensor, "N C H W"]) -> Nearest:
         """Search for slices in [-1, 1]."""
-        found = [self._pixels(one) for one in looked_at(image)]
-        pixel = torch.tensor([distance for distance, _, _ in found])
-        match = torch.tensor([position for _, position, _ in found])
-        # The embedding of the aligned slice too: a copy then has nothing left to hide but intensities.
-        aligned = self.gallery.net(torch.stack([picture for _, _, picture in found]))
-        versions = torch.cat([embed(self.gallery.net, image, flips=True), aligned[:, None]], dim=1)
-        cosine = (versions @ self.gallery.embedding.T).amax(dim=1)
-        best = cosine.max(dim=1)
-        distance, embedded = 1 - best.values, best.indices
+        cosine = (embed(self.gallery.net, image, flips=True) @ self.gallery.embedding.T).amax(dim=1)
+        likely = cosine.topk(min(_LIKELY_EMBEDDED, cosine.shape[1]), dim=1)
+        found = [self._aligned(one, also) for one, also in zip(looked_at(image), likely.indices, strict=True)]
+        pixel = torch.tensor([distance for distance, _ in found])
+        match = torch.tensor([position for _, position in found])
+        distance, embedded = 1 - likely.values[:, 0], likely.indices[:, 0]
         return Nearest(
             match,
             pixel,
@@ -145,30 +148,46 @@ class Search:
             pixel > self._pixel_home[match],
         )
 
-    def _pixels(self, picture: Float[Tensor, "C h w"]) -> tuple[float, int, Float[Tensor, "C h w"]]:
-        """Smallest distance over all alignments and training slices, whose it is, and the picture so aligned."""
-        versions = torch.stack([picture.flip(axes) if axes else picture for axes in _FLIPS])
-        versions = versions.repeat_interleave(len(_DEGREES), dim=0)
-        degrees = torch.tensor(_DEGREES).repeat(len(_FLIPS))
-        turned = _placed(versions, degrees, torch.zeros(len(versions), 2))
+    def _aligned(self, picture: Float[Tensor, "C h w"], also: Int[Tensor, " E"]) -> tuple[float, int]:
+        """Smallest distance over all alignments and training slices, and whose it is.
+
+        A grid of alignments finds likely training slices; each of them, in all four flips (a head is much like its
+        mirror image, so the grid often prefers the wrong one), is then aligned in ever smaller steps.
+        """
+        flipped = torch.stack([picture.flip(axes) if axes else picture for axes in _FLIPS])
+        degrees = torch.tensor(_DEGREES)
+        turned = _placed(
+            flipped.repeat_interleave(len(degrees), dim=0),
+            degrees.repeat(len(_FLIPS)),
+            torch.zeros(len(_FLIPS) * len(degrees), 2),
+        )
         code = (_unit(turned) @ self._shifted.T).unflatten(1, (len(self._offsets), -1)).flatten(0, 1) - self._mean
         cosine = functional.normalize(code, dim=1) @ self._code.T
-        place, match = divmod(int(cosine.argmax()), cosine.shape[1])
-        version, offset = divmod(place, len(self._offsets))
-        # Once more about the best place, in half steps.
-        fine = torch.tensor([(d, i, j) for d in (-1.0, 0.0, 1.0) for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)])
-        shift = torch.tensor(self._offsets[offset], dtype=torch.float32) + fine[:, 1:]
-        near = _placed(versions[version].expand(len(fine), -1, -1, -1), degrees[version] + fine[:, 0], shift)
-        code = functional.normalize(_unit(near) @ self.gallery.basis.T - self._mean, dim=1)
-        best = (code @ self._code[match]).max(dim=0)
-        return 1 - float(best.values), match, near[int(best.indices)]
+        best = cosine.unflatten(0, (len(_FLIPS), -1)).max(dim=1)
+        likely = best.values.amax(dim=0).topk(min(_LIKELY, len(self._code))).indices
+        match = torch.cat([likely, also]).unique()
+        place = best.indices[:, match].flatten()
+        angle, shift = degrees[place // len(self._offsets)], self._offsets[place % len(self._offsets)]
+        flip = torch.arange(len(_FLIPS)).repeat_interleave(len(match))
+        match, step = match.repeat(len(_FLIPS)), torch.tensor(_FINE)
+        similarity = torch.zeros(0)
+        for _ in range(_HALVINGS):
+            angles, shifts = angle[:, None] + step[:, 0], shift[:, None] + step[:, 1:]
+            placed = _placed(flipped[flip].repeat_interleave(len(step), dim=0), angles.flatten(), shifts.flatten(0, 1))
+            code = functional.normalize(_unit(placed) @ self.gallery.basis.T - self._mean, dim=1)
+            near = (code.unflatten(0, (len(match), -1)) * self._code[match, None]).sum(dim=2).max(dim=1)
+            kept = near.values.topk(min(_KEPT, len(match))).indices
+            at = near.indices[kept]
+            angle, shift, flip, match = angles[kept, at], shifts[kept, at], flip[kept], match[kept]
+            similarity, step = near.values[kept], step / 2
+        return 1 - float(similarity[0]), int(match[0])
 
 
 def _placed(
     picture: Float[Tensor, "B C h w"], degrees: Float[Tensor, " B"], shift: Float[Tensor, "B 2"]
 ) -> Float[Tensor, "B C h w"]:
-    """Coarse pictures (0 is background), turned and then shifted by coarse pixels."""
-    return (moved(picture * 2 - 1, torch.deg2rad(degrees), shift) + 1) / 2
+    """Coarse pictures (0 is flat), turned and then shifted by coarse pixels."""
+    return moved(picture - 1, torch.deg2rad(degrees), shift) + 1
 
 
 def _unit(picture: Float[Tensor, "B C h w"]) -> Float[Tensor, "B P"]:

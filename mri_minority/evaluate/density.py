@@ -2,9 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
-from mri_minority.evaluate.fidelity import Features, blocks, nearest_distances
+from mri_minority.evaluate.fidelity import Features, blocks, distances, nearest_distances
 
 
 def average_knn(real: Features, rows: Features, k: int = 5, same: bool = False) -> npt.NDArray[np.float64]:
@@ -68,8 +67,8 @@ def rarity_score(real: Features, rows: Features, k: int = 3) -> npt.NDArray[np.f
         raise ValueError(f"expected more than {k} real slices, got {len(real)}")
     radius = nearest_distances(real, real, k, same=True)[:, -1]
     parts = []
-    for part in blocks(len(rows)):
-        inside = np.where(cdist(rows[part], real) <= radius[None], radius[None], np.inf).min(axis=1)
+    for part in blocks(len(rows), len(real)):
+        inside = np.where(distances(rows[part], real) <= radius[None], radius[None], np.inf).min(axis=1)
         parts.append(np.where(np.isfinite(inside), inside, np.nan))
     return np.concatenate(parts)
 
@@ -78,14 +77,14 @@ def _nearest(
     rows: Features, others: Features, k: int, same: bool
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Distances and positions of the k nearest others, nearest first, (N, k) each."""
-    distances, positions = [], []
-    for part in blocks(len(rows)):
-        distance = cdist(rows[part], others)
+    found, positions = [], []
+    for part in blocks(len(rows), len(others)):
+        distance = distances(rows[part], others)
         if same:
             distance[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = np.inf
         near = np.argpartition(distance, k - 1, axis=1)[:, :k]
         values = np.take_along_axis(distance, near, axis=1)
         order = values.argsort(axis=1)
-        distances.append(np.take_along_axis(values, order, axis=1))
+        found.append(np.take_along_axis(values, order, axis=1))
         positions.append(np.take_along_axis(near, order, axis=1))
-    return np.concatenate(distances), np.concatenate(positions)
+    return np.concatenate(found), np.concatenate(positions)

@@ -8,33 +8,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mri_minority.core.rng import generator_for
-from mri_minority.evaluate.disguise import Disguise
+from mri_minority.evaluate.disguise import Disguise, blurred
 from mri_minority.slices.store import SliceStore
 
 LONG_SIDE = 56
 """Slices are looked at with about so many pixels along their longer side."""
 
-_BACKGROUND = 0.12
 _TEMPERATURE = 0.07
+_BRIGHT = 0.98
+_FINE_PX, _COARSE_PX = 0.75, 2.5
+_FLAT = 0.04
+"""Local contrast, in units of the bright level, below which a place counts as flat: noise there is not blown up."""
 
 
 def looked_at(image: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
-    """A slice as the audit sees it: coarse, background 0, foreground by rank (0.25 to 1), channel by channel.
+    """A slice as the audit sees it: coarse, and only how each place differs from its surroundings, channel by channel.
 
-    Ranks do not change under any increasing change of the intensities, such as scaling or gamma.
+    d = G(0.75) u - G(2.5) u, divided by its own local spread sqrt(G(2.5) d^2) + 0.04, with u the coarse slice in units
+    of its bright level and G a Gaussian mean (coarse pixels). Scaling cancels, gamma is locally a scaling, the inner
+    mean takes the sting out of blur and noise. Flat places are 0.
 
     Args:
         image: In [-1, 1].
+
+    Reference: local contrast normalisation, Jarrett et al. 2009.
     """
     factor = max(1, round(max(image.shape[2:]) / LONG_SIDE))
     unit = functional.avg_pool2d((image.clamp(-1, 1) + 1) / 2, factor)
-    flat = unit.flatten(2).flatten(0, 1)
-    bright = flat.kthvalue(max(1, int(0.98 * flat.shape[1])), dim=1, keepdim=True).values
-    inside = flat > _BACKGROUND * bright
-    outside = (~inside).sum(dim=1, keepdim=True)
-    rank = flat.argsort(dim=1).argsort(dim=1)
-    share = (rank - outside).clamp(min=0) / inside.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.where(inside, 0.25 + 0.75 * share, 0.0).reshape(unit.shape)
+    flat = unit.flatten(2)
+    bright = flat.kthvalue(max(1, int(_BRIGHT * flat.shape[2])), dim=2).values
+    unit = unit / bright.clamp(min=1e-3)[:, :, None, None]
+    fine, coarse = torch.full((len(unit),), _FINE_PX), torch.full((len(unit),), _COARSE_PX)
+    difference = blurred(unit, fine) - blurred(unit, coarse)
+    spread = blurred(difference**2, coarse).clamp(min=0).sqrt()
+    return difference / (spread + _FLAT)
 
 
 class CopyNet(nn.Module):
@@ -59,7 +66,7 @@ class CopyNet(nn.Module):
 
     def forward(self, seen: Float[Tensor, "B C h w"]) -> Float[Tensor, "B F"]:
         """Embed."""
-        embedded: Tensor = functional.normalize(self.body(seen * 2 - 1), dim=1)
+        embedded: Tensor = functional.normalize(self.body(seen), dim=1)
         return embedded
 
 

@@ -4,19 +4,42 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 Features = npt.NDArray[np.float64]
-"""(N, F), one row per slice."""
+"""(N, F), one row per slice. float32 is kept as it is, which halves memory and time and costs six digits."""
 
-BLOCK = 512
-"""Rows of a distance matrix that are in memory at once."""
+BLOCK = 2**24
+"""Distances that are in memory at once."""
+
+_CLOSE = 1e-3
+"""Squared distance, in units of the squared lengths, below which |a|^2 + |b|^2 - 2 a.b loses too many digits."""
 
 
-def blocks(count: int) -> Iterator[slice]:
-    """Slices of at most 512 that cover 0 to count."""
-    for start in range(0, count, BLOCK):
-        yield slice(start, min(start + BLOCK, count))
+def blocks(count: int, others: int) -> Iterator[slice]:
+    """Slices that cover 0 to count, each of so many rows that a matrix of it with others has at most BLOCK entries."""
+    step = max(1, BLOCK // max(1, others))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def distances(rows: Features, others: Features) -> Features:
+    """Euclidean distances (N, M) by one matrix product, hundreds of times faster than pair by pair.
+
+    Args:
+        rows: (N, F).
+        others: (M, F).
+    """
+    length, other_length = (np.einsum("nf,nf->n", a, a) for a in (rows, others))
+    square = rows @ others.T
+    square *= -2
+    square += length[:, None]
+    square += other_length
+    # The difference of large numbers is not exact: what lies close is computed again, pair by pair.
+    for n in range(len(rows)):
+        close = np.flatnonzero(square[n] < _CLOSE * (length[n] + other_length))
+        if len(close):
+            square[n, close] = ((rows[n] - others[close]) ** 2).sum(axis=1)
+    return np.sqrt(np.maximum(square, 0, out=square), out=square)
 
 
 def nearest_distances(rows: Features, others: Features, k: int, same: bool = False) -> Features:
@@ -29,11 +52,12 @@ def nearest_distances(rows: Features, others: Features, k: int, same: bool = Fal
         same: The rows are the others, each of which is not its own neighbour.
     """
     parts = []
-    for part in blocks(len(rows)):
-        distance = cdist(rows[part], others)
+    for part in blocks(len(rows), len(others)):
+        distance = distances(rows[part], others)
         if same:
             distance[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = np.inf
-        parts.append(np.sort(np.partition(distance, k - 1, axis=1)[:, :k], axis=1))
+        distance.partition(k - 1, axis=1)
+        parts.append(np.sort(distance[:, :k], axis=1))
     return np.concatenate(parts)
 
 
@@ -47,7 +71,7 @@ def kid(real: Features, fake: Features) -> float:
         raise ValueError(f"expected two or more slices in each set, got {m} and {n}")
 
     def total(a: Features, b: Features) -> float:
-        return float(sum(((a[part] @ b.T / a.shape[1] + 1) ** 3).sum() for part in blocks(len(a))))
+        return float(sum(((a[part] @ b.T / a.shape[1] + 1) ** 3).sum() for part in blocks(len(a), len(b))))
 
     def diagonal(a: Features) -> float:
         return float((((a * a).sum(axis=1) / a.shape[1] + 1) ** 3).sum())
@@ -86,7 +110,13 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float,
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"expected more than {k} slices in each set, got {len(real)} and {len(fake)}")
-    return _inside(real, fake, k), _inside(fake, real, k)
+    real_radius, fake_radius = (nearest_distances(rows, rows, k, same=True)[:, -1] for rows in (real, fake))
+    precise, recalled = 0, np.zeros(len(real), dtype=bool)
+    for part in blocks(len(fake), len(real)):
+        distance = distances(fake[part], real)
+        precise += int((distance <= real_radius).any(axis=1).sum())
+        recalled |= (distance <= fake_radius[part, None]).any(axis=0)
+    return precise / len(fake), int(recalled.sum()) / len(real)
 
 
 def density_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float]:
@@ -102,17 +132,11 @@ def density_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float,
         raise ValueError(f"expected more than {k} slices in each set, got {len(real)} and {len(fake)}")
     radius = nearest_distances(real, real, k, same=True)[:, -1]
     covered, count = 0, 0
-    for part in blocks(len(real)):
-        distance = cdist(real[part], fake)
+    for part in blocks(len(real), len(fake)):
+        distance = distances(real[part], fake)
         count += int((distance < radius[part, None]).sum())
         covered += int((distance.min(axis=1) < radius[part]).sum())
     return count / (k * len(fake)), covered / len(real)
-
-
-def _inside(centres: Features, rows: Features, k: int) -> float:
-    radius = nearest_distances(centres, centres, k, same=True)[:, -1]
-    hits = sum(int((cdist(rows[part], centres) <= radius[None]).any(axis=1).sum()) for part in blocks(len(rows)))
-    return hits / len(rows)
 
 
 def interval_over(

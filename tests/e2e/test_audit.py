@@ -20,7 +20,7 @@ from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import audit, prepare, synthesize
 from tests.support.tiny import silent
 
-GENTLE = Disguise(shift_px=2.0, blur_px=0.4, noise=0.015)
+GENTLE = Disguise()
 """Pixels of these phantoms are 4 mm wide, twice those of the recipes: the same movement is half as many of them."""
 CONFIG = AuditConfig(batch=48, max_steps=250, calibration=120)
 
