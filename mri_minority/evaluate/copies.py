@@ -60,7 +60,8 @@ class Nearest:
         embedded: Position of the nearest training slice in the embedding.
         distance: Cosine distance to it.
         ratio: That divided by the same of the match.
-        authentic: Whether the query is farther from its match than the match is from other subjects' slices.
+        authentic: Whether the query is farther from its nearest in the embedding than that one from other subjects'
+            slices (both unaligned, so that they can be compared).
     """
 
     match: Int[Tensor, " N"]
@@ -145,7 +146,7 @@ class Search:
             embedded,
             distance,
             distance / self._home[embedded].clamp(min=_FLOOR),
-            pixel > self._pixel_home[match],
+            distance > self._home[embedded],
         )
 
     def _aligned(self, picture: Float[Tensor, "C h w"], also: Int[Tensor, " E"]) -> tuple[float, int]:

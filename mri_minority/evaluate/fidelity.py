@@ -110,13 +110,14 @@ def precision_recall(real: Features, fake: Features, k: int = 3) -> tuple[float,
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"expected more than {k} slices in each set, got {len(real)} and {len(fake)}")
-    real_radius, fake_radius = (nearest_distances(rows, rows, k, same=True)[:, -1] for rows in (real, fake))
-    precise, recalled = 0, np.zeros(len(real), dtype=bool)
-    for part in blocks(len(fake), len(real)):
-        distance = distances(fake[part], real)
-        precise += int((distance <= real_radius).any(axis=1).sum())
-        recalled |= (distance <= fake_radius[part, None]).any(axis=0)
-    return precise / len(fake), int(recalled.sum()) / len(real)
+    return float(inside(real, fake, k).mean()), float(inside(fake, real, k).mean())
+
+
+def inside(centres: Features, rows: Features, k: int) -> npt.NDArray[np.bool_]:
+    """Which rows (N,) lie in a ball about some centre that reaches to its k-th nearest other centre."""
+    radius = nearest_distances(centres, centres, k, same=True)[:, -1]
+    parts = [(distances(rows[part], centres) <= radius).any(axis=1) for part in blocks(len(rows), len(centres))]
+    return np.concatenate(parts)
 
 
 def density_coverage(real: Features, fake: Features, k: int = 5) -> tuple[float, float]:

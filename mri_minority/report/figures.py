@@ -11,7 +11,14 @@ from skimage.transform import resize
 
 from mri_minority.volumes.atomic import write_atomic
 
-_COLOURS = [tuple(int(255 * v) for v in colour[:3]) for colour in matplotlib.colormaps["Set2"](np.arange(8))]
+_COLOURS = [
+    (int(255 * r), int(255 * g), int(255 * b)) for r, g, b, _ in matplotlib.colormaps["Set2"](np.arange(8)).tolist()
+]
+
+
+def label_colours(count: int) -> list[tuple[int, int, int]]:
+    """Red, green and blue of classes 1, 2, ..., in every picture the same."""
+    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]
 
 
 def as_shown(plane: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -39,7 +46,7 @@ def _channel(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None
         shown = np.kron(as_shown(label), np.ones((zoom, zoom), np.uint8))
         for number in range(1, int(label.max(initial=0)) + 1):
             edge = find_boundaries(shown == number, mode="inner")
-            picture[edge] = _COLOURS[(number - 1) % len(_COLOURS)]
+            picture[edge] = label_colours(number)[-1]
     return picture
 
 

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mri_minority.report.charts import histogram, precision_by_rarity
 from mri_minority.report.document import write_document
 from mri_minority.report.figures import tile
 from mri_minority.report.scorecard import scorecard
+from mri_minority.report.viewer import viewer
 
 _SHOWN = 24
-_BARS = 24
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Page:
         suspicious: Positions of the most suspicious slices, worst first (K,).
         matches: The training slice nearest to each of them (K, H, W).
         values: Attribute -> values of real and of synthetic slices.
+        with_viewer: Whether niivue is inlined, 1.1 MB of the page.
     """
 
     metrics: dict[str, Any]
@@ -42,6 +45,7 @@ class Page:
     suspicious: npt.NDArray[np.int64]
     matches: npt.NDArray[np.float32]
     values: dict[str, tuple[list[float], list[float]]]
+    with_viewer: bool = True
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -50,6 +54,7 @@ def write_page(path: Path, page: Page) -> None:
         ("made", "What was made, and how", _made(page)),
         ("scorecard", "In seven questions", _scorecard(page.metrics)),
         ("slices", "The slices, by level", _slices(page)),
+        *([("viewer", "Slice by slice", _viewer(page))] if page.with_viewer else []),
         ("copies", "Copies", _copies(page)),
         ("anatomy", "Anatomy", _anatomy(page)),
         ("fidelity", "Close to real slices?", _fidelity(page.metrics)),
@@ -94,10 +99,12 @@ def _slices(page: Page) -> str:
     groups: dict[str, list[int]] = {}
     for n, row in enumerate(page.manifest["slices"]):
         levels = row.get("trace", {}).get("levels") or page.manifest.get("levels")
-        said = f"levels {levels[0]} to {levels[-1]}" if levels else "no wanted level"
+        said = "no wanted level"
+        if levels:
+            said = f"levels {levels[0]} to {levels[-1]}" if len(levels) > 1 else f"level {levels[0]}"
         groups.setdefault(f"{said}, {page.manifest.get('method', 'unknown method')}", []).append(n)
     text = ""
-    for title, members in groups.items():
+    for title, members in sorted(groups.items(), key=lambda group: _first_level(group[0])):
         text += f"<h3>{html.escape(title)} ({len(members)} slices)</h3><div class='sheet'>"
         for n in members[:_SHOWN]:
             name = str(page.manifest["slices"][n]["name"])
@@ -107,6 +114,17 @@ def _slices(page: Page) -> str:
             text += f"<figcaption>{html.escape(name)}</figcaption></figure>"
         text += "</div>"
     return text
+
+
+def _first_level(title: str) -> int:
+    found = re.match(r"levels? (\d+)", title)
+    return int(found[1]) if found else -1
+
+
+def _viewer(page: Page) -> str:
+    names = [str(row["name"]) for row in page.manifest["slices"]]
+    first = _picture(page.image[0], None, f"{names[0]}, until the viewer is open")
+    return viewer(page.image, page.label, names, first, page.manifest.get("label_names", []))
 
 
 def _copies(page: Page) -> str:
@@ -142,17 +160,19 @@ def _copies(page: Page) -> str:
 def _anatomy(page: Page) -> str:
     if not page.metrics["attributes"]:
         return "<p>The set has no label maps, so its anatomy was not measured.</p>"
+    rarity = page.metrics.get("precision_by_rarity")
+    bars = precision_by_rarity(rarity) if rarity else ""
     rows = "".join(
         f'<tr><th scope="row">{name}</th><td>{v["mean_real"]:.4g}</td><td>{v["mean_synthetic"]:.4g}</td>'
         f"<td>{v['beyond_real_p95']:.0%}</td></tr>"
         for name, v in page.metrics["attributes"].items()
     )
-    figures = "".join(_histogram(name, real, drawn) for name, (real, drawn) in page.values.items())
+    figures = "".join(histogram(name, real, drawn) for name, (real, drawn) in page.values.items())
     table = (
         "<div class='wide'><table><thead><tr><th>attribute</th><th>real</th><th>synthetic</th>"
         f"<th>beyond the real 95th percentile (5 % of real)</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    return f"{_agreement(page.metrics)}<div class='charts'>{figures}</div>{table}"
+    return f"{_agreement(page.metrics)}{bars}<div class='charts'>{figures}</div>{table}"
 
 
 def _agreement(metrics: dict[str, Any]) -> str:
@@ -189,26 +209,6 @@ def _fidelity(metrics: dict[str, Any]) -> str:
 
 def _number(value: float | int | None) -> str:
     return "none" if value is None else f"{value:.3g}"
-
-
-def _histogram(name: str, real: list[float], drawn: list[float]) -> str:
-    """Two outlines over the same bins, as shares: SVG that follows the page's colours."""
-    low, high = min(*real, *drawn), max(*real, *drawn)
-    edges = np.linspace(low, high if high > low else low + 1, _BARS + 1)
-    shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in (real, drawn)]
-    top = max(float(share.max()) for share in shares) or 1.0
-    paths = ""
-    for kind, share in zip(("real", "drawn"), shares, strict=True):
-        points = [f"{10 + 280 * i / _BARS:.1f},{110 - 95 * v / top:.1f}" for i, v in enumerate(np.append(share, 0))]
-        steps = " ".join(f"L{p} h{280 / _BARS:.2f}" for p in points[:-1])
-        paths += f'<path class="{kind}" d="M10,110 {steps} L290,110"/>'
-    safe = html.escape(name)
-    return (
-        f'<figure><svg viewBox="0 0 300 130" role="img" aria-label="Histogram of {safe}, real and synthetic">{paths}'
-        f'<line x1="10" y1="110" x2="290" y2="110"/><text x="10" y="125">{low:.3g}</text>'
-        f'<text x="290" y="125" text-anchor="end">{high:.3g}</text></svg><figcaption>{safe}: '
-        '<span class="real">real</span>, <span class="drawn">synthetic</span></figcaption></figure>'
-    )
 
 
 def _picture(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None, says: str) -> str:

@@ -149,8 +149,8 @@ class AuditConfig(_Settings):
     features: int = Field(64, ge=4)
     codes: int = Field(96, ge=4)
     batch: int = Field(64, ge=4)
-    max_steps: int = Field(1500, ge=1)
-    calibration: int = Field(600, ge=8)
+    max_steps: int = Field(500, ge=1)
+    calibration: int = Field(500, ge=8)
     segmenter_steps: int = Field(400, ge=1)
     seed: int = 0
 

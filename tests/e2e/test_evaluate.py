@@ -20,10 +20,11 @@ from mri_minority_cli.app import app
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import synthesize
+from tests.support.browser import chromium, tab
 from tests.support.tiny import silent
 
 run = CliRunner().invoke
-VOID = ("img", "meta", "link", "path", "line", "br")
+VOID = ("img", "meta", "link", "path", "line", "br", "input", "rect")
 
 
 def dress(folder: Path, store: SliceStore, positions: np.ndarray, labels: bool = True, nan: bool = False) -> Path:
@@ -95,7 +96,9 @@ def test_the_report_of_held_out_slices(model: Path, store: SliceStore, tmp_path:
     assert reader.open == []
     assert all(link.startswith(("data:", "#")) for link in reader.links)
     assert reader.pictures_without_text == 0
-    assert not re.search(r"url\(|@import|<script", text)
+    assert not re.search(r"url\(|@import|<script src", text)
+    assert metrics["precision_by_rarity"]["slices"]["synthetic"] != [0, 0, 0, 0]
+    assert sum(metrics["precision_by_rarity"]["slices"]["synthetic"]) == len(held)
     for heading in (
         "Congruence",
         "Coverage",
@@ -107,6 +110,42 @@ def test_the_report_of_held_out_slices(model: Path, store: SliceStore, tmp_path:
     ):
         assert heading in text
     assert not [row.subject for row in store.rows if row.subject in text]
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+def test_the_report_in_a_browser(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Nothing complains, nothing is fetched, nothing sticks out; the viewer opens and obeys the keyboard; it prints."""
+    folder = dress(tmp_path / "set", store, store.indices("holdout")[:8])
+    out = tmp_path / "report"
+    arguments = ["evaluate", str(folder), "--against", str(store.folder), "--model", str(model), "--out", str(out)]
+    assert run(app, arguments).exit_code == 0
+    with tab(tmp_path / "browser") as page:
+        for width, dark, phone in ((1280, False, False), (1280, True, False), (390, False, True)):
+            page.open(out / "report.html", width, dark, phone)
+            assert page.run("document.documentElement.scrollWidth") <= width
+            assert page.run("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")
+            ink = page.run("getComputedStyle(document.body).color")
+            assert (ink == "rgb(232, 233, 237)") == dark
+        page.key("Tab", 9)
+        assert page.run("document.activeElement.className") == "skip"
+        page.run("document.getElementById('viewer-open').focus()")
+        page.key("Enter", 13)
+        page.wait("/8/.test(document.getElementById('viewer-said').textContent)")
+        assert page.run("document.getElementById('viewer-said').textContent") == "synth_00000 (1 of 8)"
+        page.run("document.getElementById('viewer-number').focus()")
+        page.key("ArrowRight", 39)
+        assert page.run("document.getElementById('viewer-said').textContent") == "synth_00001 (2 of 8)"
+        assert page.paper().startswith(b"%PDF")
+        assert page.console == []
+        assert {url.split(":")[0] for url in page.requests} <= {"file", "data", "blob"}
+
+
+def test_without_the_viewer_the_page_holds_no_script(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    folder = dress(tmp_path / "set", store, store.indices("holdout")[:5])
+    out = tmp_path / "report"
+    arguments = ["evaluate", str(folder), "--against", str(store.folder), "--model", str(model), "--out", str(out)]
+    assert run(app, [*arguments, "--no-viewer"]).exit_code == 0
+    assert "<script" not in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_set_without_labels_is_judged_by_its_images(tmp_path: Path, store: SliceStore, model: Path) -> None:

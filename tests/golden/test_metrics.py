@@ -10,8 +10,9 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import LocalOutlierFactor
 
+from mri_minority.evaluate import fidelity
 from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
-from mri_minority.evaluate.fidelity import density_coverage, fid, interval_over, kid, precision_recall
+from mri_minority.evaluate.fidelity import density_coverage, distances, fid, interval_over, kid, precision_recall
 from mri_minority.evaluate.texture import diversity
 
 RECORDED = {
@@ -46,6 +47,24 @@ def test_as_scikit_learn() -> None:
     expected = (xx.sum() - np.trace(xx)) / (m * (m - 1)) + (yy.sum() - np.trace(yy)) / (n * (n - 1)) - 2 * xy.mean()
     assert kid(real, fake) == pytest.approx(expected, abs=1e-6)
     np.testing.assert_allclose(average_knn(real, fake), np.sort(cdist(fake, real), axis=1)[:, :5].mean(axis=1))
+
+
+def test_distances_are_those_of_pairs_even_where_rows_repeat() -> None:
+    """Far from the origin |a|^2 + |b|^2 - 2 a.b has few digits left; doubled rows must still be at distance 0."""
+    rng = np.random.default_rng(1)
+    rows = 1000 + rng.normal(size=(60, 8))
+    others = np.concatenate([rows[:10], rows[:5] + 1e-7, 1000 + rng.normal(size=(40, 8))])
+    np.testing.assert_allclose(distances(rows, others), cdist(rows, others), rtol=1e-6, atol=1e-12)
+    assert (np.diag(distances(rows, others)[:10, :10]) == 0).all()
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = sets()
+    whole = precision_recall(real, fake, 5), density_coverage(real, fake, 5), local_outlier_factor(real, fake)
+    monkeypatch.setattr(fidelity, "BLOCK", 3000)
+    parts = precision_recall(real, fake, 5), density_coverage(real, fake, 5), local_outlier_factor(real, fake)
+    assert parts[:2] == whole[:2]
+    np.testing.assert_allclose(parts[2], whole[2], rtol=1e-12)
 
 
 def test_rarity_score_is_the_smallest_ball() -> None:

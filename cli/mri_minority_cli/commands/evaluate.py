@@ -16,6 +16,9 @@ def command(
     store: Against,
     out: Annotated[Path, typer.Option("--out", help="A folder for metrics.json and report.html.")],
     model: JudgeModel = None,
+    viewer: Annotated[
+        bool, typer.Option("--viewer/--no-viewer", help="Put a slice viewer into the report, 1.1 MB of it.")
+    ] = True,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -30,7 +33,7 @@ def command(
 
         asked = find_model(model) if model else None
         chosen = choose_device(device)
-        result = evaluate.run(folder, SliceStore(store), asked, out, seed or 0, chosen, speech.tell)
+        result = evaluate.run(folder, SliceStore(store), asked, out, seed or 0, chosen, speech.tell, viewer)
         audit = result["audit"]
         speech.result(
             result,

@@ -23,6 +23,7 @@ from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.measures import by_channel, perceptual
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.perceptual import is_installed
+from mri_minority_pipelines.precision_by_rarity import precision_by_rarity, scale_of
 from mri_minority_pipelines.rarity import pixel_area_mm2
 from mri_minority_pipelines.stages import audit_set, segmenter
 from mri_minority_pipelines.synthetic import FEWEST, SyntheticSet, read_set
@@ -42,6 +43,7 @@ def run(
     seed: int,
     device: torch.device,
     tell: Callable[[Event], None],
+    with_viewer: bool = True,
 ) -> dict[str, Any]:
     """Measure a data set, write `metrics.json` and `report.html`, return the metrics.
 
@@ -53,6 +55,7 @@ def run(
         seed: Chooses real slices and bootstrap draws.
         device: Where the segmenter computes.
         tell: Receives progress.
+        with_viewer: Put niivue into the page, which makes it 1.1 MB larger.
 
     Raises:
         DataError: The set is damaged, too small, or of another store.
@@ -85,12 +88,13 @@ def run(
     if slices.label is not None and store.label_names:
         metrics["attributes"], shown = _attributes(store, slices)
         metrics["agreement"] = _agreement(store, slices, held, model, device)
+        metrics["precision_by_rarity"] = precision_by_rarity(metrics["attributes"], store, slices, train, held)
     write_json_atomic(out / "metrics.json", metrics)
     order = np.argsort([-v["suspicion"] for v in verdicts])[:_SUSPICIOUS]
     matches = store.read(store.indices("train")[[verdicts[i]["nearest"] for i in order]])[0]
     write_page(
         out / "report.html",
-        Page(metrics, slices.manifest, _card(folder), slices.image, slices.label, order, matches, shown),
+        Page(metrics, slices.manifest, _card(folder), slices.image, slices.label, order, matches, shown, with_viewer),
     )
     return metrics
 
@@ -133,12 +137,10 @@ def _fidelity(
     for number, (name, features) in enumerate(spaces.items()):
         tell(Event("features", number, len(spaces), {"space": name}))
         real = features(store.read(train)[0])
-        centre, spread = real.mean(axis=0), np.maximum(real.std(axis=0), 1e-6 + 0.05 * real.std())
-        scaled = (real - centre) / spread
-        result[name] = {"synthetic": _figures(scaled, (features(slices.image) - centre) / spread, groups, seed)}
+        scale = scale_of(real)
+        result[name] = {"synthetic": _figures(scale(real), scale(features(slices.image)), groups, seed)}
         if len(held) > _K:
-            rows = (features(store.read(held)[0]) - centre) / spread
-            result[name]["held-out real"] = _figures(scaled, rows, groups, seed)
+            result[name]["held-out real"] = _figures(scale(real), scale(features(store.read(held)[0])), groups, seed)
     return result
 
 
