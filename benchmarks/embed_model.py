@@ -37,6 +37,9 @@ def main() -> None:
         # The world's coefficient covariances are inverted: they stay as they are.
         halved = {k: v if name == "world" or v.dtype != torch.float32 else v.half() for k, v in tensors.items()}
         save_tensors(target.path / f"{name}.safetensors", halved, notes)
+    for judge in ("audit", "segmenter"):
+        if (args.model / f"{judge}.safetensors").is_file():
+            shutil.copy(args.model / f"{judge}.safetensors", target.path)
     for name, entry in card["classifiers"].items():
         entry["sha256"] = sha256_of(target.path / f"classifier-{name}.safetensors")
     target.write_card(card)
