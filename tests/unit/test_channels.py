@@ -178,6 +178,9 @@ def test_two_sequences_of_phantoms_are_cut_into_slices_that_agree(tmp_path: Path
         assert (fluid < np.minimum(grey, white) - 0.2).all()
         assert grey[0] < white[0] - 0.2
         assert grey[1] > white[1] + 0.1
+        for channel in (0, 1):  # in units of its own bright tissue
+            bright = np.percentile(cut.image[:, channel][cut.label > 0], 99.5)
+            assert bright == pytest.approx(2 / 1.2 - 1, abs=0.05)
 
 
 def test_channels_that_are_too_large_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
