@@ -59,11 +59,11 @@ def main() -> None:
         asked, fake_people = real, people
     image = redrawn(asked, model, args)
     seen = {
-        "real": (np.stack([np.asarray(g.image) for g in real]), regions(real), people),
+        "real": (np.stack([np.asarray(g.image)[0] for g in real]), regions(real), people),
         "redrawn": (image, regions(asked), fake_people),
     }
     outside = ~seen["redrawn"][1]
-    source = np.stack([np.asarray(g.image) for g in asked])
+    source = np.stack([np.asarray(g.image)[0] for g in asked])
     print(f"pixels outside that differ: {int((image != source)[outside].sum())} of {int(outside.sum())}")
     off = np.abs(image - source)[~outside].mean()
     print(f"mean absolute difference inside: {off:.3f}")
@@ -141,9 +141,9 @@ def redrawn(given: list[Given], model: ModelFolder, args: argparse.Namespace) ->
         part = given[first : first + BATCH]
         if not kept.is_file():
             states, _ = drawing.draw(sampler, net, part, list(range(first, first + len(part))), 3, CPU, fast)
-            image = decode(states)[0].numpy()
+            image = decode(states, len(model.card()["label_names"]))[0].numpy()
             pairs = zip(image, part, strict=True)
-            np.save(kept, np.stack([joined(i, np.asarray(g.image), np.asarray(g.region)) for i, g in pairs]))
+            np.save(kept, np.stack([joined(i, np.asarray(g.image), np.asarray(g.region))[0] for i, g in pairs]))
         images.append(np.load(kept))
     return np.concatenate(images).astype(np.float32)
 
