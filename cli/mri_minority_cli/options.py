@@ -10,6 +10,9 @@ Seed = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Model = Annotated[Path, typer.Option("--model", help="A model folder, or `embedded`: the one in the package.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model folder, or `embedded`: the one in the package.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and do nothing.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

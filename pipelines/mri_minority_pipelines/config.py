@@ -108,14 +108,11 @@ class ScoreConfig(_Settings):
     seed: int = 0
 
 
-class ClassifierConfig(_Settings):
-    """The minority classifier: levels, network, training."""
+class _NoisyConfig(_Settings):
+    """Training of a small network that looks at noisy slices."""
 
-    levels: int = Field(10, ge=2)
     channels: tuple[int, ...] = (32, 64, 96)
-    head: Literal["ordinal", "softmax"] = "ordinal"
     batch: int = Field(32, ge=1)
-    micro_batch: int = Field(32, ge=1)
     learning_rate: float = 3e-4
     weight_decay: float = 0.05
     ema: float = 0.998
@@ -127,20 +124,25 @@ class ClassifierConfig(_Settings):
     seed: int = 0
 
 
-class DiscriminatorConfig(_Settings):
+class ClassifierConfig(_NoisyConfig):
+    """The minority classifier: levels, network, training."""
+
+    levels: int = Field(10, ge=2)
+    head: Literal["ordinal", "softmax"] = "ordinal"
+    micro_batch: int = Field(32, ge=1)
+
+
+class DiscriminatorConfig(_NoisyConfig):
     """What low-density sampling needs beside the classifier: a small network that tells real from drawn slices."""
 
     fakes: int = Field(256, ge=2)
-    channels: tuple[int, ...] = (32, 64, 96)
     batch: int = Field(32, ge=2, multiple_of=2)
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.05
-    ema: float = 0.998
-    precision: Precision = "auto"
-    minutes: float = Field(6.0, gt=0)
-    checkpoint_seconds: float = Field(30.0, ge=0)
     max_steps: int = Field(2_000, ge=1)
-    seed: int = 0
+
+    @property
+    def micro_batch(self) -> int:
+        """All at once: the real and the drawn half of a batch get the same noise levels."""
+        return self.batch
 
 
 class AuditConfig(_Settings):

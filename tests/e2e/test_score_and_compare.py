@@ -62,7 +62,7 @@ def test_new_slices_are_scored_in_the_models_strata(
             target = some / path.relative_to(cohort)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
-    said = CliRunner().invoke(app, ["score", str(some), "--model", str(model), "--out", "s.tsv", "--json"])
+    said = CliRunner().invoke(app, ["score", str(model), "--slices", str(some), "--out", "s.tsv", "--json"])
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout)["top_level_share"] is not None
     found = {(row["series"], row["index"]): row for row in table(tmp_path / "s.tsv")}

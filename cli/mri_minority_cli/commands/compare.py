@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
-from mri_minority_cli.options import Debug, Device, Json, Model, Rarity, Seed
+from mri_minority_cli.options import Debug, Device, Json, ModelArgument, Rarity, Seed
 from mri_minority_cli.speech import speaking
 
-EXAMPLE = "Example: mri-minority compare --model brains.model --count 64 --out comparison"
+EXAMPLE = "Example: mri-minority compare brains.model --against brains.store --count 64 --out comparison"
 
 
 def command(
-    model: Model,
+    model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", help="A folder for the table, the picture and the slices.")],
-    store: Annotated[
+    against: Annotated[
         Path | None,
-        typer.Option("--store", help="The model's own slices; MODEL.store by default.", show_default=False),
+        typer.Option("--against", help="The model's own slices; MODEL.store by default.", show_default=False),
     ] = None,
     methods: Annotated[
         str,
@@ -49,7 +49,7 @@ def command(
 
         folder = find_model(model)
         config = sampling(folder.recipe().sample, guidance=guidance, steps=steps, solver=solver)
-        slices = SliceStore(store or model.with_name(f"{model.name}.store"))
+        slices = SliceStore(against or model.with_name(f"{model.name}.store"))
         chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
         asked = compare.Comparison(chosen, wanted, rarity, attribute, count, heights, seed or 0)
         result = compare.run(asked, config, folder, slices, out, choose_device(device), speech.tell, workers)

@@ -5,15 +5,20 @@ from typing import Annotated
 
 import typer
 
-from mri_minority_cli.options import Debug, Device, Distance, Json, Model
+from mri_minority_cli.options import Debug, Device, Distance, Json, ModelArgument
 from mri_minority_cli.speech import speaking
 
-EXAMPLE = "Example: mri-minority score ~/new_brains --model brains.model --out scores.tsv"
+EXAMPLE = "Example: mri-minority score brains.model --slices ~/new_brains --out scores.tsv"
 
 
 def command(
-    source: Annotated[list[Path], typer.Argument(help="A slice store, or folders of volumes (prepared beside --out).")],
-    model: Model,
+    model: ModelArgument,
+    slices: Annotated[
+        list[Path],
+        typer.Option(
+            "--slices", help="A slice store, or a folder of volumes (prepared beside --out); say it for each."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The table to write (TSV).")],
     distance: Distance = None,
     device: Device = "auto",
@@ -27,7 +32,7 @@ def command(
         from mri_minority_pipelines.stages import score_slices
 
         folder = find_model(model)
-        store = open_or_prepare(score_slices.prepare_settings(folder), source, out, speech.tell)
+        store = open_or_prepare(score_slices.prepare_settings(folder), slices, out, speech.tell)
         result = score_slices.run(store, folder, out, distance, choose_device(device), speech.tell)
         top = result["top_level_share"]
         sentences = [f"scores of {result['slices']} slices in {out}"]

@@ -52,11 +52,9 @@ def auditor_for(
     store: SliceStore, model: ModelFolder | None, config: AuditConfig, tell: Callable[[Event], None]
 ) -> audit.Auditor:
     """The model's audit if it has one, else one beside the store, made if need be."""
-    if model is not None:
-        model.card()
-        if (model.path / audit.FILE).is_file():
-            return audit.load(model.path / audit.FILE, store)
-    path = store.folder.with_name(f"{store.folder.name}.{audit.FILE}")
+    if (ready := auditor_at_hand(store, model)) is not None:
+        return ready
+    path = _beside(store)
     rarity = None if model is None else audit.rarity_of_table(model.path, len(store.rows))
     if not audit.run(config, store, path, rarity, None, tell):
         raise DataError(
@@ -64,6 +62,23 @@ def auditor_for(
             "--holdout 0.2"
         )
     return audit.load(path, store)
+
+
+def auditor_at_hand(store: SliceStore, model: ModelFolder | None) -> audit.Auditor | None:
+    """The model's audit, or the one beside the store; None where neither was made.
+
+    Raises:
+        DataError: It is of other slices, or damaged.
+    """
+    if model is not None:
+        model.card()
+        if (model.path / audit.FILE).is_file():
+            return audit.load(model.path / audit.FILE, store)
+    return audit.load(_beside(store), store) if _beside(store).is_file() else None
+
+
+def _beside(store: SliceStore) -> Path:
+    return store.folder.with_name(f"{store.folder.name}.{audit.FILE}")
 
 
 def _plausible_labels(slices: SyntheticSet, store: SliceStore) -> dict[str, float]:

@@ -25,6 +25,8 @@ from mri_minority_pipelines.measures import Judge, SliceSet, build_judge
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import METHODS, low_density_file, parse_method
 from mri_minority_pipelines.stages import synthesize
+from mri_minority_pipelines.stages.audit import Auditor
+from mri_minority_pipelines.stages.audit_set import auditor_at_hand
 
 DEFAULT = (*METHODS, "minority+boost-and-skip")
 _SHOWN = 16
@@ -37,6 +39,7 @@ _COLUMNS = (
     "recall",
     "avg_knn",
     "lof",
+    "copies",
     "denoiser_calls",
     "guidance_calls",
     "seconds_per_slice",
@@ -117,12 +120,15 @@ def run(
     sets = {method: _drawn(out / _folder(method)) for method in methods}
     strata = np.unique(np.concatenate([found.stratum for found in sets.values()]))
     judge = build_judge(store, attribute, strata, asked.seed)
-    rows = [{"sampler": method, **judge.of(found), **costs[method]} for method, found in sets.items()]
     held_out = _held_out(store, strata, asked)
     if held_out is not None:
-        rows.insert(0, {"sampler": "real, held out", **judge.of(held_out)})
         sets = {"real, held out": held_out, **sets}
-    notes += _notes(judge, asked, config)
+    auditor = auditor_at_hand(store, model)
+    rows = [
+        {"sampler": name, **judge.of(found), "copies": _copies(auditor, found), **costs.get(name, {})}
+        for name, found in sets.items()
+    ]
+    notes += _notes(judge, asked, config, auditor)
     _write(out, rows, notes, {**header, "attribute": attribute, "features": judge.space})
     shown = [(name, found.image[:_SHOWN], found.label[:_SHOWN]) for name, found in sets.items()]
     contact_sheet(out / "compare.png", shown)
@@ -203,13 +209,22 @@ def _held_out(store: SliceStore, strata: np.ndarray, asked: Comparison) -> Slice
     return SliceSet(*store.read(index), all_strata[index])
 
 
-def _notes(judge: Judge, asked: Comparison, config: SampleConfig) -> list[str]:
+def _copies(auditor: Auditor | None, slices: SliceSet) -> float | None:
+    """Share that the audit takes for copies of training slices."""
+    if auditor is None:
+        return None
+    return float(np.mean([verdict["verdict"] == "reject" for verdict in auditor.judge(slices.image)]))
+
+
+def _notes(judge: Judge, asked: Comparison, config: SampleConfig, auditor: Auditor | None) -> list[str]:
     return [
         f"attribute_rate: share of slices with {judge.attribute} beyond the real 95th percentile of their stratum",
         f"kid_x1000, precision, recall, avg_knn and lof against real training slices, features: {judge.space}",
         f"solver {config.solver}, {config.steps} steps, guidance {config.guidance:g}, class {asked.wanted}, "
         f"rarity {rarities.without_folders(asked.rarity)}, seed {asked.seed}",
-        "copies were not looked for",
+        "copies: share that the audit rejects; in the row of real slices of other people these are false alarms"
+        if auditor
+        else "copies were not looked for: `mri-minority audit` with one of these folders makes what is needed",
     ]
 
 

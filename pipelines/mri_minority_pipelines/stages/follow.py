@@ -11,7 +11,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.training.ema import Ema
 from mri_minority.training.journal import Journal
 from mri_minority.training.loop import Budget, Plan, Progress
-from mri_minority_pipelines.config import ClassifierConfig, DenoiserConfig, frozen
+from mri_minority_pipelines.config import ClassifierConfig, DenoiserConfig, DiscriminatorConfig, frozen
 from mri_minority_pipelines.events import Event
 
 _MOST_REPORTS = 10
@@ -21,7 +21,7 @@ Report = Callable[[Journal, Progress], None]
 """Looks at the network as it stands (averaged weights, evaluation mode) and logs what it sees."""
 
 
-def plan_of(config: DenoiserConfig | ClassifierConfig, checkpoint: Path) -> Plan:
+def plan_of(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig, checkpoint: Path) -> Plan:
     """The training plan that a configuration asks for."""
     return Plan(
         Budget(config.max_steps, 60 * config.minutes),

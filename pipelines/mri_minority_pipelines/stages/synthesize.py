@@ -196,7 +196,7 @@ class Draw:
         card = self.model.card()
         request = self.request
         sampler = build_sampler(request.method, request.wanted, request.rarity, self.config, self.model, device)
-        strata, size = _strata_of_items(self.request, card), self.model.recipe().prepare.size
+        strata, size = strata_of_items(self.request, card), self.model.recipe().prepare.size
         net = self.model.denoiser().to(device)
 
         def block(items: list[int], result: Path) -> None:
@@ -373,7 +373,7 @@ def begin(building: Path, header: dict[str, Any]) -> None:
         write_text_atomic(said, text)
 
 
-def _strata_of_items(request: Request, card: dict[str, Any]) -> torch.Tensor:
+def strata_of_items(request: Request, card: dict[str, Any]) -> torch.Tensor:
     """Stratum of every item, drawn in proportion to the training slices; the same for every method."""
     middle = Strata.from_json(card["strata"]).middles(card["recipe"]["prepare"]["heights"][0])
     share = np.array(card["stratum_slices"], dtype=float)

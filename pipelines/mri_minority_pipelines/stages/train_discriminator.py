@@ -23,14 +23,15 @@ from mri_minority.minority.low_density import mean_direction
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
-from mri_minority.training.loop import Budget, Plan, train
+from mri_minority.training.loop import train
 from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.training.processes import fabric_for
 from mri_minority.volumes.atomic import sha256_of
-from mri_minority_pipelines.config import DiscriminatorConfig, SampleConfig, frozen
+from mri_minority_pipelines.config import DiscriminatorConfig, SampleConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import build_discriminator, load_classifier, low_density_file
+from mri_minority_pipelines.stages.follow import plan_of
 
 _SIGMAS = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0)
 _LOG_SIGMA = (-3.0, 3.0)
@@ -160,21 +161,10 @@ def _train(
             logit = network(x, sigma.to(device), both)[:, 0]
         return functional.binary_cross_entropy_with_logits(logit, truth)
 
-    plan = Plan(
-        Budget(config.max_steps, 60 * config.minutes),
-        config.batch,
-        config.batch,
-        config.learning_rate,
-        config.weight_decay,
-        config.ema,
-        checkpoint,
-        config.checkpoint_seconds,
-        frozen(config),
-    )
     averaged = None
-    for last, ema in train(fabric, judge, loss_of, plan):
+    for last, ema in train(fabric, judge, loss_of, plan_of(config, checkpoint)):
         averaged = ema
-        if last.step % 25 == 0:
+        if last.step % config.log_steps == 0:
             tell(Event("train discriminator", last.share, 1.0, {"loss": last.loss, "step": last.step}))
     if averaged is None:
         raise DataError("the discriminator's budget was used up before its first step; give it more time")
