@@ -124,15 +124,14 @@ class FullResolutionHead(nn.Module):
 
     def forward(self, x: Tensor, noise_code: Tensor) -> Tensor:
         """Return (B, outputs, H, W) from (B, inputs, H, W) and ln(sigma) / 4 as (B, G)."""
-        # In bfloat16 these two layers would be off by a constant: too little to see in the loss, but a chain of steps
-        # adds it up, and small structures shrink on the way.
+        # In bfloat16 any of these layers is off by about a constant: too little to see in the loss, but a chain of
+        # steps adds it up, and small structures shrink or grow on the way.
         with torch.autocast(device_type=x.device.type, enabled=False):
-            modulation = self.modulation(noise_code.float())[:, :, None, None]
-        scale_1, shift_1, scale_2, shift_2 = modulation.chunk(4, dim=1)
-        x = functional.silu(self.first(x) * (1 + scale_1) + shift_1)
-        x = functional.silu(self.second(x) * (1 + scale_2) + shift_2) + x
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            return torch.as_tensor(self.last(x.float()))
+            x, noise_code = x.float(), noise_code.float()
+            scale_1, shift_1, scale_2, shift_2 = self.modulation(noise_code)[:, :, None, None].chunk(4, dim=1)
+            x = functional.silu(self.first(x) * (1 + scale_1) + shift_1)
+            x = functional.silu(self.second(x) * (1 + scale_2) + shift_2) + x
+            return torch.as_tensor(self.last(x))
 
 
 def _spread_in_strata(world: GaussianWorld) -> Tensor:
