@@ -3,9 +3,10 @@
     pip install --no-deps --group gan
     python benchmarks/gan.py --store STORE --out GAN --cpu-minutes 60
 
-Networks, losses' terms and differentiable augmentation are those of `stylegan2_pytorch` (a StyleGAN2, not StyleGAN2-ADA).
-Ours are the training loop and two shapes: its fourth, "transparent" channel lets it make an image with three label maps, and
-the generator starts from 7 x 7, not 4 x 4, so that it ends at 112 x 112 and no time goes into a border up to 128.
+Networks, losses' terms and differentiable augmentation are those of `stylegan2_pytorch` (a StyleGAN2, not
+StyleGAN2-ADA). Ours are the training loop and two shapes: its fourth, "transparent" channel lets it make an image with
+three label maps, and the generator starts from 7 x 7, not 4 x 4, so that it ends at 112 x 112 and no time goes into a
+border up to 128.
 Budget: CPU time of this process, in all its stretches.
 """
 

@@ -2,9 +2,9 @@
 
     python benchmarks/paper.py --model embedded --store STORE --work WORK --gan GAN --docs docs
 
-Writes docs/concepts/the-paper-on-brain-mri.md and its pictures in docs/images. The prose of the page, and what it reads
-out of the figures, is in paper_page.md and was written for the model in the package; every number is filled in here. GAN
-is the folder of gan.py. Runs can be cut short (--minutes); the same command goes on.
+Writes docs/concepts/the-paper-on-brain-mri.md and its pictures in docs/images. The prose of the page, and what it
+reads out of the figures, is in paper_page.md and was written for the model in the package; every number is filled in
+here. GAN is the folder of gan.py. Runs can be cut short (--minutes); the same command goes on.
 """
 
 from dataclasses import replace
@@ -82,18 +82,18 @@ def one_shot(sweep: Sweep, images: Path) -> dict[str, Any]:
         areas = [np.asarray((x[:, channel] + 0.5).sum(dim=(1, 2))) for x in (x_0, cleaned)]
         error = np.asarray(((cleaned - x_0) ** 2)[:, channel].mean(dim=(1, 2)))
         for name, chosen in (("rare", rare), ("common", common)):
-            told[f"f1_{name}_{sigma:g}"] = f"{areas[1][chosen].mean() / areas[0][chosen].mean() - 1:+.0%}"
-            told[f"f1_{name}_error_{sigma:g}"] = f"{1000 * error[chosen].mean():.2f}"
+            at = f"{sigma:g}".replace(".", "_")
+            told[f"f1_{name}_{at}"] = f"{areas[1][chosen].mean() / areas[0][chosen].mean() - 1:+.0%}"
+            told[f"f1_{name}_error_{at}"] = f"{1000 * error[chosen].mean():.2f}"
     told |= {"f1_rare_n": int(rare.sum()), "f1_common_n": int(common.sum())}
     rows = {}
     for name, chosen in (("common", common), ("rare", rare)):
         picked = _one_each([store.rows[i].subject for i in index], np.flatnonzero(chosen), share, name == "rare")
-        rows[name] = {"real": (image[picked], label[picked])}
+        rows[name] = {"real": (image[picked], None)}
         for sigma, (noisy, cleaned) in kept.items():
             if sigma == SIGMAS[0]:
                 rows[name][f"noised, sigma {sigma:g}"] = (decode(noisy[picked])[0].numpy(), None)
-            shown = decode(cleaned[picked])
-            rows[name][f"denoised once, from sigma {sigma:g}"] = (shown[0].numpy(), shown[1].numpy())
+            rows[name][f"denoised once, from sigma {sigma:g}"] = (decode(cleaned[picked])[0].numpy(), None)
     figures.grid(images / "paper-figure-1.png", {f"{n}: {k}": v for n, r in rows.items() for k, v in r.items()})
     return told
 
@@ -160,7 +160,7 @@ def scores(sweep: Sweep, images: Path) -> dict[str, Any]:
             ("highest", order[-SHOWN:]),
         ):
             ranked = "among all slices" if name == "all" else "inside strata"
-            rows[f"{title} score, ranked {ranked}"] = (image[chosen], label[chosen])
+            rows[f"{title} score, ranked {ranked}"] = (image[chosen], None)
     figures.grid(images / "paper-figure-2.png", rows)
     return told
 
@@ -208,11 +208,11 @@ def side_by_side(sweep: Sweep, folder: Path, count: int, images: Path) -> dict[s
         found, _ = sweep.draw(setting, count)
         sets[name] = (found.image, found.label)
     train = np.array([i for i in store.indices("train") if int(all_strata[i]) in judge.p95])
-    limit = np.quantile(_share(sweep, store.read(train)[1]), 0.95)  # over all these strata: a GAN's slice has none
+    limit = np.quantile(_share(sweep, store.read(train)[1]), 0.95)  # a GAN's slice has no stratum
     measures: dict[str, dict[str, np.ndarray]] = {"AvgkNN": {}, "LOF": {}, "Rarity Score": {}}
     lines = [
-        "| set | slices | beyond, label | beyond, image | KID x 1000 | precision | recall | AvgkNN | LOF | Rarity Score "
-        "(undefined) |",
+        "| set | slices | beyond, label | beyond, image | KID x 1000 | precision | recall | AvgkNN | LOF "
+        "| Rarity Score (undefined) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (image, label) in sets.items():
@@ -229,9 +229,10 @@ def side_by_side(sweep: Sweep, folder: Path, count: int, images: Path) -> dict[s
         precision, recall = precision_recall(judge.real, features)
         undefined = float((~np.isfinite(found_measures[2])).mean())
         rarity = f"{np.nanmean(found_measures[2]):.2f} ({undefined:.0%})" if undefined < 1 else "none defined"
+        near = 1000 * kid(judge.real, features)
         lines.append(
-            f"| {name} | {len(image)} | {rates[0]} | {rates[1]} | {1000 * kid(judge.real, features):.1f} | {precision:.2f} | "
-            f"{recall:.2f} | {found_measures[0].mean():.2f} | {found_measures[1].mean():.3f} | {rarity} |"
+            f"| {name} | {len(image)} | {rates[0]} | {rates[1]} | {near:.1f} | {precision:.2f} | {recall:.2f} | "
+            f" {found_measures[0].mean():.2f} | {found_measures[1].mean():.3f} | {rarity} |"
         )
     figures.grid(
         images / "paper-figure-4.png",

@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mri_minority.report.figures import tile
 
@@ -14,21 +15,19 @@ Rows = dict[str, tuple[np.ndarray, np.ndarray | None]]
 """Title -> images (n, H, W) and, where they are to be outlined, labels."""
 
 
-def grid(path: Path, rows: Rows) -> None:
-    """Slices in rows, labels outlined, a title at the left of each row."""
+def grid(path: Path, rows: Rows, zoom: int = 1) -> None:
+    """Slices in rows, a title above each row, labels outlined where given; in 64 colours, to be small."""
+    bands = []
     columns = max(len(image) for image, _ in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.15 * columns, 1.42 * len(rows)), squeeze=False, layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0.02)
-    for line, (title, (image, label)) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.set_axis_off()
-        for axis, number in zip(line, range(len(image)), strict=False):
-            axis.imshow(tile(image[number], None if label is None else label[number], zoom=1))
-        line[0].set_title(title, loc="left", fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    for title, (image, label) in rows.items():
+        tiles = [tile(plane, None if label is None else label[n], zoom) for n, plane in enumerate(image)]
+        height, width = tiles[0].shape[:2]
+        band = Image.new("RGB", (columns * (width + 2), height + 18), "white")
+        ImageDraw.Draw(band).text((2, 3), title, fill=(30, 30, 30))
+        for number, picture in enumerate(tiles):
+            band.paste(Image.fromarray(picture), (number * (width + 2), 16))
+        bands.append(np.asarray(band))
+    Image.fromarray(np.concatenate(bands)).quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def boxes(path: Path, values: dict[str, dict[str, np.ndarray]], weight: str) -> None:

@@ -1,7 +1,7 @@
 """Many ways of drawing, the same slices: what steps.py, guidance.py and paper.py share.
 
-Slice i has the same stratum and noise in every setting. Blocks that are drawn stay on disk, so that a run can stop after
-some minutes and go on later, and so that a set can be made larger.
+Slice i has the same stratum and noise in every setting. Blocks that are drawn stay on disk, so a run can stop
+after some minutes and go on later, and a set can be made larger.
 """
 
 import argparse
@@ -44,10 +44,12 @@ class Setting:
     rarity: str = f"attribute:{ATTRIBUTE}"
     method: str = "minority"
     window: tuple[float, float] = (0.0, 1e9)
+    others: tuple[tuple[str, float], ...] = ()
 
     def folder(self) -> str:
         """A name of its own."""
-        told = hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:8]
+        said = {k: v for k, v in asdict(self).items() if k != "others" or v}
+        told = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:8]
         return f"{self.method}-{self.solver}-{self.steps}-w{self.guidance:g}-{told}"
 
 
@@ -113,9 +115,8 @@ class Sweep:
 
     def draw(self, setting: Setting, count: int) -> tuple[SliceSet, dict[str, float]]:
         """A set of slices, and what one of them costs: calls, and CPU seconds of one core."""
-        config = self.model.recipe().sample.model_copy(
-            update={k: getattr(setting, k) for k in ("solver", "steps", "guidance", "window")}
-        )
+        changed = {k: getattr(setting, k) for k in ("solver", "steps", "guidance", "window")}
+        config = self.model.recipe().sample.model_copy(update={**changed, **dict(setting.others)})
         sampler = build_sampler(setting.method, setting.wanted, setting.rarity, config, self.model, CPU)
         request = Request(setting.wanted, setting.rarity, setting.method, count, self.heights, self.seed)
         strata = strata_of_items(request, self.model.card())

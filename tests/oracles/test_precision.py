@@ -9,7 +9,7 @@ from mri_minority_pipelines.model_folder import EMBEDDED, find_model
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
 def test_bfloat16_moves_no_structure(sigma: float) -> None:
-    """Of the model in the package: a channel's sum over the slice differs by less than a third of a pixel per call.
+    """Of the model in the package: a channel's sum over the slice differs by less than half a pixel per call (with the head in bfloat16: by two).
 
     Every step of a sampler adds the same difference; ventricles have 150 pixels, and a tail is a few dozen more.
     """
@@ -22,4 +22,4 @@ def test_bfloat16_moves_no_structure(sigma: float) -> None:
         with torch.no_grad(), autocast(torch.device("cpu"), fast):
             found.append(net(x, level, stratum))
     moved = (found[1] - found[0]).sum(dim=(2, 3)).mean(dim=0)
-    assert float(moved.abs().max()) < 0.33, moved
+    assert float(moved.abs().max()) < 0.5, moved
