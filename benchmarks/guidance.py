@@ -11,7 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from sweep import OutOfTime, Setting, Sweep, options, percent
+from sweep import OutOfTime, Setting, Sweep, fill, options, percent
 
 WEIGHTS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 CLASSES = ("common", "50%-60%", "75%-85%", "rarest:20%", "rarest:10%", "rare")
@@ -50,14 +50,21 @@ def main() -> None:
                 found[name][label] = sweep.figures(setting, args.count)
     except OutOfTime:
         print("<!-- not all settings are drawn; run the same command again -->")
-    print("| what varies | value | beyond, label | beyond, image | precision | recall | KID x 1000 | AvgkNN |")
-    print("|---|---|---|---|---|---|---|---|")
+    lines = [
+        "| what varies | value | beyond, label | beyond, image | precision | recall | KID x 1000 | AvgkNN |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, points in found.items():
         for label, of in points.items():
             both = " | ".join(
                 percent(of[k], of["slices"]) for k in ("attribute_rate", "attribute_rate_image", "precision")
             )
-            print(f"| {name} | {label} | {both} | {of['recall']:.2f} | {of['kid_x1000']:.1f} | {of['avg_knn']:.2f} |")
+            lines.append(
+                f"| {name} | {label} | {both} | {of['recall']:.2f} | {of['kid_x1000']:.1f} | {of['avg_knn']:.2f} |"
+            )
+    print("\n".join(lines))
+    if args.page:
+        fill(args.page, "guidance", lines)
     if args.out:
         plot(found, args.out)
 

@@ -7,7 +7,7 @@ MODEL holds `low-density-minority.safetensors` (made by `mri-minority discrimina
 
 from dataclasses import replace
 
-from sweep import OutOfTime, Setting, Sweep, options, percent
+from sweep import OutOfTime, Setting, Sweep, fill, options, percent
 
 from mri_minority_pipelines.samplers import low_density_file
 
@@ -37,20 +37,24 @@ def main() -> None:
             settings[f"low-density, push {push:g}, pull {pull:g}"] = replace(
                 plain, method="low-density", others=(("push", push), ("pull", pull))
             )
-    print("| sampler | beyond, label | beyond, image | AvgkNN | LOF | precision | recall | KID x 1000 | calls |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    lines = [
+        "| sampler | beyond, label | beyond, image | AvgkNN | LOF | precision | recall | KID x 1000 | calls |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     try:
         for name, setting in settings.items():
             of = sweep.figures(setting, args.count)
             both = " | ".join(percent(of[k], of["slices"]) for k in ("attribute_rate", "attribute_rate_image"))
             inside = percent(of["precision"], of["slices"])
-            print(
+            lines.append(
                 f"| {name} | {both} | {of['avg_knn']:.2f} | {of['lof']:.3f} | {inside} | "
-                f"{of['recall']:.2f} | {of['kid_x1000']:.1f} | {of['calls']:.0f} |",
-                flush=True,
+                f"{of['recall']:.2f} | {of['kid_x1000']:.1f} | {of['calls']:.0f} |"
             )
     except OutOfTime:
         print("<!-- not all settings are drawn; run the same command again -->")
+    print("\n".join(lines))
+    if args.page:
+        fill(args.page, "samplers", lines)
 
 
 if __name__ == "__main__":

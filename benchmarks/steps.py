@@ -12,7 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from sweep import OutOfTime, Setting, Sweep, options, percent
+from sweep import OutOfTime, Setting, Sweep, fill, options, percent
 
 from mri_minority.diffusion.solvers import SOLVERS
 
@@ -40,12 +40,16 @@ def main() -> None:
             found[solver, calls] = sweep.figures(setting, args.count if calls < 250 else args.count_long)
     except OutOfTime:
         print(f"<!-- {len(found)} of {len(wanted)} settings are drawn; run the same command again -->")
-    print("| solver | calls | slices | beyond, label | beyond, image | precision | recall | KID x 1000 | s / slice |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    lines = [
+        "| solver | calls | slices | beyond, label | beyond, image | precision | recall | KID x 1000 | s / slice |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for solver in args.solvers:
-        for calls in sorted(args.calls, reverse=True):
-            if (solver, calls) in found:
-                print(row(solver, found[solver, calls]))
+        calls_of = [calls for calls in sorted(args.calls, reverse=True) if (solver, calls) in found]
+        lines += [row(solver, found[solver, calls]) for calls in calls_of]
+    print("\n".join(lines))
+    if args.page:
+        fill(args.page, "steps", lines)
     if args.out:
         plot(found, args.solvers, args.out)
 

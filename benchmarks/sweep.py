@@ -176,6 +176,16 @@ def percent(rate: float, count: int) -> str:
     return f"{rate:.0%} [{max(0.0, low):.0%}, {high:.0%}]"
 
 
+def fill(page: Path, name: str, lines: list[str]) -> None:
+    """Put a table into a page, between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    text = page.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    if not end:
+        raise SystemExit(f"expected the marks of {name} in {page}, found none")
+    page.write_text(before + begin + "\n".join(["", *lines, "", end]) + after, encoding="utf-8")
+
+
 def options(about: str | None) -> argparse.ArgumentParser:
     """Options that all sweeps have."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -183,6 +193,7 @@ def options(about: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--page", type=Path, help="the page whose table is replaced")
     parser.add_argument(
         "--minutes", type=float, default=1e9, help="stop drawing after so many; the same command goes on"
     )

@@ -238,7 +238,8 @@ def test_every_sampler_in_one_table(full_model: Path, store: SliceStore, tmp_pat
     assert float(read[1]["seconds_per_slice"]) > 0
     said = json.loads((out / "compare.json").read_text())
     assert said["attribute"] == "ventricles_share"
-    assert any("copies were not looked for" in note for note in said["notes"])
+    assert any("in the row of real slices of other people these are false alarms" in note for note in said["notes"])
+    assert all(0 <= float(row["copies"]) <= 1 for row in read)
     assert (out / "compare.md").read_text().count("| minority |") == 1
     assert (out / "compare.png").stat().st_size > 1000
     before = {name: (out / name).read_bytes() for name in ("compare.tsv", "compare.json", "compare.md", "compare.png")}
@@ -279,11 +280,16 @@ def test_comparison_goes_on_sampler_by_sampler(model: Path, store: SliceStore, t
 def test_features_without_the_perceptual_weights(
     model: Path, store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blocks of pixels stand in, and the table says so."""
+    """Blocks of pixels stand in, and the table says so; without an audit, that copies were not looked for."""
+    bare = tmp_path / "model"
+    shutil.copytree(model, bare)
+    (bare / "audit.safetensors").unlink()
     monkeypatch.setattr("mri_minority_pipelines.measures.is_installed", lambda: False)
     asked = compare.Comparison(("ancestral",), "rare", "minority", "", 4, (0.0, 1.0), 3)
-    result = compare.run(asked, SAMPLE, ModelFolder(model), store, tmp_path / "c", CPU, silent)
+    result = compare.run(asked, SAMPLE, ModelFolder(bare), store, tmp_path / "c", CPU, silent)
     assert any("features: blocks of 8 x 8 pixels" in note for note in result["notes"])
+    assert any("copies were not looked for" in note for note in result["notes"])
+    assert [row["copies"] for row in table(tmp_path / "c" / "compare.tsv")] == ["", ""]
 
 
 def test_wrong_comparisons(model: Path, store: SliceStore, tmp_path: Path) -> None:
