@@ -45,14 +45,16 @@ def boxes(path: Path, values: dict[str, dict[str, np.ndarray]], weight: str) -> 
 
 
 def curves(path: Path, measures: dict[str, dict[str, np.ndarray]]) -> None:
-    """Share of slices up to each value, one panel per measure."""
+    """Share of slices up to each value, one panel per measure, as wide as all sets but the GAN reach."""
     figure, axes = plt.subplots(1, len(measures), figsize=(11, 3.4), layout="constrained")
     for axis, (name, sets) in zip(axes, measures.items(), strict=True):
-        for label, found in sets.items():
+        for colour, (label, found) in enumerate(sets.items()):
             if len(found):
                 shown = np.sort(found)
-                axis.step(shown, np.arange(1, len(shown) + 1) / len(shown), where="post", label=label)
-        axis.set(xlabel=name, ylim=(0, 1))
+                height = np.arange(1, len(shown) + 1) / len(shown)
+                axis.step(shown, height, where="post", label=label, color=f"C{colour}")
+        inside = np.concatenate([found for label, found in sets.items() if label != "GAN"])
+        axis.set(xlabel=name, ylim=(0, 1), xlim=(inside.min() * 0.98, inside.max() * 1.05))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of slices")
     axes[0].legend(frameon=False, fontsize=8)
