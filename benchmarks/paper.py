@@ -33,7 +33,7 @@ SIGMAS = (2.5, 6.4)
 """Of the one-shot denoising: where this model scores, and where the released settings of the paper do."""
 LEVELS = ("0", "4", "9", "14", "17", "19")
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 6.0, 10.0)
-SCORED, DRAWS, SHOWN, CHUNK = 1000, 5, 8, 32
+SCORED, DRAWS, SHOWN, CHUNK = 600, 5, 8, 32
 
 
 def main() -> None:
@@ -137,7 +137,8 @@ def scores(sweep: Sweep, images: Path) -> dict[str, Any]:
         np.savez_compressed(file, parts=torch.cat(parts).numpy())
     parts = torch.as_tensor(np.load(file)["parts"])
     together = torch.zeros_like(stratum)
-    told, rows = {}, {}
+    told: dict[str, Any] = {"f2_n": len(index)}
+    rows = {}
     share = measure(ATTRIBUTE, label, store.label_names, sweep.judge.pixel_mm2)
     labelled = (label > 0).mean(axis=(1, 2))
     for name, among in (("all", together), ("strata", stratum)):

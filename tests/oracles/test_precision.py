@@ -9,8 +9,9 @@ from mri_minority_pipelines.model_folder import EMBEDDED, find_model
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
 def test_bfloat16_moves_no_structure(sigma: float) -> None:
-    """Of the model in the package: a channel's sum over the slice differs by less than half a pixel per call (with the head in bfloat16: by two).
+    """Of the model in the package: a channel's sum differs by less than half a pixel per call.
 
+    With the head's convolutions in bfloat16 it is two.
     Every step of a sampler adds the same difference; ventricles have 150 pixels, and a tail is a few dozen more.
     """
     net = find_model(EMBEDDED).denoiser()
