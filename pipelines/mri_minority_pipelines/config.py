@@ -169,8 +169,8 @@ def frozen(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig) -> d
 class SampleConfig(_Settings):
     """How slices are drawn."""
 
-    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral", "dpmpp_2m_sde"] = "ancestral"
-    steps: int = Field(40, ge=2)
+    solver: Literal["euler", "heun", "dpmpp_2m", "ancestral", "dpmpp_2m_sde"] = "dpmpp_2m_sde"
+    steps: int = Field(20, ge=2)
     sigma_max: float = Field(20.0, gt=0)
     sigma_min: float = Field(0.02, gt=0)
     guidance: float = Field(6.0, ge=0)
