@@ -70,16 +70,18 @@ def main() -> None:
 
 
 def plot(found: dict[str, dict[str, dict[str, Any]]], out: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharex=True, sharey=True)
-    for axis, (name, points) in zip(axes, found.items(), strict=True):
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(4 * len(found), 3.8), squeeze=False, layout="constrained", sharex=True, sharey=True
+    )
+    for axis, (name, points) in zip(axes[0], found.items(), strict=True):
         rates, precisions = ([of[k] for of in points.values()] for k in ("attribute_rate", "precision"))
         axis.plot(rates, precisions, marker="o", markersize=5, linewidth=0.8 if name == "w" else 0)
-        for label, of in points.items():
+        for number, (label, of) in enumerate(points.items()):
             place = (of["attribute_rate"], of["precision"])
-            axis.annotate(label, place, xytext=(4, 5), textcoords="offset points", fontsize=8)
+            axis.annotate(label, place, xytext=(4, 5 - 15 * (number % 2)), textcoords="offset points", fontsize=8)
         axis.set(title=name, xlabel="beyond the real P95, label", xlim=(-0.03, 1.03), ylim=(0, 1.05))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("precision")
+    axes[0, 0].set_ylabel("precision")
     figure.savefig(out, dpi=110)
 
 

@@ -33,7 +33,7 @@ SIGMAS = (2.5, 6.4)
 """Of the one-shot denoising: where this model scores, and where the released settings of the paper do."""
 LEVELS = ("0", "4", "9", "14", "17", "19")
 WEIGHTS = (0.0, 1.0, 2.0, 4.0, 6.0, 10.0)
-SCORED, DRAWS, SHOWN, CHUNK = 600, 5, 8, 32
+SCORED, DRAWS, SHOWN, CHUNK = 400, 5, 8, 32
 
 
 def main() -> None:
