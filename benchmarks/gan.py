@@ -164,11 +164,11 @@ def load(folder: Path) -> tuple[Gan, dict[str, Any]]:
 
 @torch.no_grad()
 def draw(gan: Gan, count: int, size: tuple[int, int], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (count, H, W) in [-1, 1] and label maps (count, H, W)."""
+    """Images (count, 1, H, W) in [-1, 1] and label maps (count, H, W)."""
     noise = torch.Generator().manual_seed(seed)
     states = torch.cat([gan.draw(1, noise) for _ in range(count)])
     top, left = ((SIDE - side) // 2 for side in size)
-    image, label = decode(states[:, :, top : top + size[0], left : left + size[1]])
+    image, label = decode(states[:, :, top : top + size[0], left : left + size[1]], 3)
     return image.numpy(), label.numpy()
 
 

@@ -94,8 +94,14 @@ def one_shot(sweep: Sweep, images: Path) -> dict[str, Any]:
         rows[name] = {"real": (image[picked], None)}
         for sigma, (noisy, cleaned) in kept.items():
             if sigma == SIGMAS[0]:
-                rows[name][f"noised, sigma {sigma:g}"] = (decode(noisy[picked])[0].numpy(), None)
-            rows[name][f"denoised once, from sigma {sigma:g}"] = (decode(cleaned[picked])[0].numpy(), None)
+                rows[name][f"noised, sigma {sigma:g}"] = (
+                    decode(noisy[picked], len(store.label_names))[0].numpy(),
+                    None,
+                )
+            rows[name][f"denoised once, from sigma {sigma:g}"] = (
+                decode(cleaned[picked], len(store.label_names))[0].numpy(),
+                None,
+            )
     figures.grid(images / "paper-figure-1.png", {f"{n}: {k}": v for n, r in rows.items() for k, v in r.items()})
     return told
 
@@ -257,7 +263,7 @@ def side_by_side(sweep: Sweep, folder: Path, count: int, images: Path) -> dict[s
 
 def _blocks(image: np.ndarray) -> np.ndarray:
     """Averages of 8 x 8 pixels: what a slice looks like from afar."""
-    return functional.avg_pool2d(torch.as_tensor(image)[:, None], 8).flatten(1).numpy()
+    return functional.avg_pool2d(torch.as_tensor(image), 8).flatten(1).numpy()
 
 
 def _share(sweep: Sweep, label: np.ndarray) -> np.ndarray:

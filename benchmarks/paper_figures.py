@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from mri_minority.report.figures import tile
 
 Rows = dict[str, tuple[np.ndarray, np.ndarray | None]]
-"""Title -> images (n, H, W) and, where they are to be outlined, labels."""
+"""Title -> images (n, I, H, W) and, where they are to be outlined, labels."""
 
 
 def grid(path: Path, rows: Rows, zoom: int = 1) -> None:

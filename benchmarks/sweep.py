@@ -131,7 +131,7 @@ class Sweep:
                 begun = time.process_time()
                 states, calls = sampler.draw(self._net, size, items, strata[items], self.seed, CPU, self.fast)
                 seconds = (time.process_time() - begun) / len(items)
-                image, label = (part.numpy() for part in decode(states.float()))
+                image, label = (part.numpy() for part in decode(states.float(), len(self.store.label_names)))
                 label = np.stack([drop_specks(plane) for plane in label])
                 file.parent.mkdir(exist_ok=True)
                 partial = file.with_suffix(".partial")

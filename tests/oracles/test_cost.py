@@ -85,9 +85,9 @@ class _Watching(SliceStore):
 
 def _store(folder: Path, count: int) -> _Watching:
     writer = StoreWriter(folder, (8, 8))
-    image, label = np.zeros((count, 8, 8), np.float32), np.zeros((count, 8, 8), np.uint8)
+    image, label = np.zeros((count, 1, 8, 8), np.float32), np.zeros((count, 8, 8), np.uint8)
     planes = np.stack([np.eye(4)] * count)
-    cut = CutSlices(image, label, np.linspace(0.1, 0.9, count), np.arange(count), planes, 1.0)
+    cut = CutSlices(image, label, np.linspace(0.1, 0.9, count), np.arange(count), planes, (1.0,))
     writer.append(cut, "a", "a_T1", "0", "train")
     writer.finish([0] * count, {"label_names": ["brain"], "strata": {"names": ["all"]}})
     return _Watching(folder)
