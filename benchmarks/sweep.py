@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rare_yield import HEIGHTS, real_segmenter
+from rare_yield import HEIGHTS
+from rare_yield import judge as segmenter_of
 
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import measure
@@ -107,7 +108,7 @@ class Sweep:
     @cached_property
     def segmenter(self) -> torch.nn.Module:
         """Trained on real slices only."""
-        return real_segmenter(self.store, self.work / "segmenter.safetensors", 1500)
+        return segmenter_of(self.store, self.work / "segmenter.safetensors", 1500)
 
     @cached_property
     def _net(self) -> Any:
