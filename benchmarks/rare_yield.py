@@ -26,7 +26,7 @@ from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority_pipelines.events import Event
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.model_folder import find_model
 from mri_minority_pipelines.perceptual import shift_tolerant_lpips
 from mri_minority_pipelines.stages import synthesize
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--segmenter-steps", type=int, default=1500)
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    store, model = SliceStore(args.store), ModelFolder(args.model)
+    store, model = SliceStore(args.store), find_model(args.model)
     names, strata = store.label_names, store.strata()
     ventricles = names.index("ventricles") + 1
     config = model.recipe().sample
