@@ -124,7 +124,10 @@ def _first_level(title: str) -> int:
 def _viewer(page: Page) -> str:
     names = [str(row["name"]) for row in page.manifest["slices"]]
     first = _picture(page.image[0], None, f"{names[0]}, until the viewer is open")
-    return viewer(page.image, page.label, names, first, page.manifest.get("label_names", []))
+    channels = range(page.image.shape[1])
+    beside = np.concatenate([page.image[:, c] for c in channels], axis=1)
+    label = None if page.label is None else np.concatenate([page.label for _ in channels], axis=1)
+    return viewer(beside, label, names, first, page.manifest.get("label_names", []))
 
 
 def _copies(page: Page) -> str:

@@ -26,7 +26,7 @@ def viewer(
     """The viewer's part of the page.
 
     Args:
-        image: (N, H, W) in [-1, 1]; the first 48 are shown.
+        image: (N, H, W) in [-1, 1], several channels side by side; the first 48 are shown.
         label: (N, H, W), or None.
         names: Of the slices.
         picture: HTML of the picture that stands there until the viewer is open.

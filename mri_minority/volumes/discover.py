@@ -227,7 +227,10 @@ def _of_dicom(folder: Path) -> list[Found]:
         Found(s.frames[0].file, None, s.subject, s.series, s.problem, s.sequence, None, s, s.scanner, s.study)
         for s in series
     ]
-    return found + [Found(path, None, "unreadable", _text(str(path)), problem) for path, problem in broken]
+    # Each is a case of its own: joined into one head, all but the first would be lost without a word.
+    return found + [
+        Found(path, None, "unreadable", _text(str(path)), problem, case=_text(str(path))) for path, problem in broken
+    ]
 
 
 def _named(channels: dict[int, str], number: int) -> str | None:

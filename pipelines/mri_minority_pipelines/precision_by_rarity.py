@@ -10,6 +10,7 @@ from mri_minority.evaluate.attributes import measure
 from mri_minority.evaluate.fidelity import Features, inside
 from mri_minority.evaluate.texture import handcrafted
 from mri_minority.slices.store import SliceStore
+from mri_minority_pipelines.measures import by_channel
 from mri_minority_pipelines.rarity import pixel_area_mm2
 from mri_minority_pipelines.synthetic import SyntheticSet
 
@@ -53,7 +54,8 @@ def precision_by_rarity(
     attribute = max(shares, key=lambda name: float(shares[name]))
     names, mm2, strata = store.label_names, pixel_area_mm2(store), store.strata()
     everyone = store.indices("train")
-    real = handcrafted(store.read(train)[0])
+    features = by_channel(handcrafted)
+    real = features(store.read(train)[0])
     scale = scale_of(real)
     held_image, held_label = (
         store.read(held) if len(held) else (slices.image[:0], np.zeros_like(slices.image[:0], "u1"))
@@ -73,7 +75,7 @@ def precision_by_rarity(
         place = np.array(
             [np.searchsorted(known[int(t)], v) if int(t) in known else -1 for v, t in zip(value, stratum, strict=True)]
         )
-        right = inside(scale(real), scale(handcrafted(image)), _K) if len(image) else np.zeros(0, bool)
+        right = inside(scale(real), scale(features(image)), _K) if len(image) else np.zeros(0, bool)
         rows = [right[place == b] for b in range(len(BINS))]
         precision[which] = [round(float(row.mean()), 4) if len(row) else None for row in rows]
         counts[which] = [len(row) for row in rows]

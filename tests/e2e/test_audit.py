@@ -83,11 +83,11 @@ def test_what_was_learnt_by_heart_is_caught(auditor: audit.Auditor, crowd: Slice
     """The whole sampler, on a denoiser overfitted to 64 slices as far as can be: every slice is rejected."""
     image, label = crowd.read(spread(crowd.indices("train"), 64))
     known = encode(torch.as_tensor(image), torch.as_tensor(label), len(crowd.label_names))
-    groups = groups_for(len(crowd.label_names))
+    groups = groups_for(1, len(crowd.label_names))
     path, none = sigma_path(40.0, 0.02, 20, len(groups.sizes)), torch.zeros(24, dtype=torch.long)
     shape = tuple(known.shape[1:])
     drawn = draw_slices(ByHeart(known), SOLVERS["ancestral"], path, list(range(24)), none, shape, 5, groups, CPU)
-    assert rejected(auditor, decode(drawn)[0].numpy()) == 1.0
+    assert rejected(auditor, decode(drawn, len(crowd.label_names))[0].numpy()) == 1.0
 
 
 def test_the_file_is_small_and_of_its_store_only(

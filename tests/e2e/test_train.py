@@ -213,7 +213,9 @@ def test_a_second_network_for_low_noise(store: SliceStore, recipe: Recipe, tmp_p
     out = tmp_path / "model"
     train.run(both, store, out, "attribute:ventricles_share", "denoiser", CPU, silent)
     folder = ModelFolder(out)
-    assert [file.name for file in folder.weights()] == ["world.safetensors", "denoiser.safetensors", "fine.safetensors"]
+    assert [file.name for file in folder.weights()] == [
+        f"{name}.safetensors" for name in ("world", "denoiser", "fine", "sizes")
+    ]
     net = folder.denoiser()
     assert isinstance(net, Experts)
     assert (net.coarse.patch, net.fine.patch, net.border) == (4, 2, 0.5)

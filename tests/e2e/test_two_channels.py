@@ -78,7 +78,7 @@ def test_drawn_slices_have_both_channels_and_go_everywhere(lab: Path, tmp_path: 
 
 def test_the_other_verbs_take_it_too(lab: Path, tmp_path: Path) -> None:
     model, store = lab / "model", lab / "store"
-    run("score", store, "--model", model, "--out", tmp_path / "scores.tsv")
+    run("score", model, "--slices", store, "--out", tmp_path / "scores.tsv")
     assert len((tmp_path / "scores.tsv").read_text().splitlines()) == len(SliceStore(store).rows) + 1
     run("label", store, "--model", model, "--draws", 1, "--out", tmp_path / "labels")
     edit = ["synthesize", "--model", model, "--store", store, "--edit", "ventricles:grow=1.2", "--count", 2]
@@ -98,7 +98,7 @@ def test_a_store_of_other_channels_is_refused(lab: Path, tmp_path: Path) -> None
     recipe["prepare"]["sequence"] = "T1"
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     run("prepare", lab / "heads", "--recipe", tmp_path / "one.yaml", "--out", tmp_path / "one")
-    asked = ["score", str(tmp_path / "one"), "--model", str(lab / "model"), "--out", str(tmp_path / "s.tsv")]
+    asked = ["score", str(lab / "model"), "--slices", str(tmp_path / "one"), "--out", str(tmp_path / "s.tsv")]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 3
     assert "expected slices of T1 + FLAIR" in result.stderr
