@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 
 from mri_minority.backbones.experts import Experts
 from mri_minority.core.errors import DataError, UsageError
+from mri_minority.diffusion.sizes import SizeCalibrated
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.training.processes import fabric_for
@@ -216,7 +217,9 @@ def test_a_second_network_for_low_noise(store: SliceStore, recipe: Recipe, tmp_p
     assert [file.name for file in folder.weights()] == [
         f"{name}.safetensors" for name in ("world", "denoiser", "fine", "sizes")
     ]
-    net = folder.denoiser()
+    calibrated = folder.denoiser()
+    assert isinstance(calibrated, SizeCalibrated)
+    net = calibrated.base
     assert isinstance(net, Experts)
     assert (net.coarse.patch, net.fine.patch, net.border) == (4, 2, 0.5)
     before = folder.fingerprint()
