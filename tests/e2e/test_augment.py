@@ -104,7 +104,9 @@ def test_killed_and_started_again(store: SliceStore, tmp_path: Path) -> None:
     assert whole.exit_code == 0, whole.output
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "mri_minority_cli", *words, str(out)]
-    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # One thread, as here: sums in another order would differ in the last bits.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None and not list(out.rglob("*.safetensors")):
         time.sleep(0.02)
