@@ -132,7 +132,7 @@ def judge(store: SliceStore, path: Path, steps: int) -> torch.nn.Module:
 
 @torch.no_grad()
 def features(lpips: ShiftTolerantLpips, image: np.ndarray) -> np.ndarray:
-    """Pooled ST-LPIPS features (N, F) of images (N, H, W)."""
+    """Pooled ST-LPIPS features (N, F) of images (N, I, H, W)."""
     rows = [lpips.pooled(torch.as_tensor(image[s : s + 16])).numpy() for s in range(0, len(image), 16)]
     return np.concatenate(rows).astype(np.float64)
 
