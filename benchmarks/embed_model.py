@@ -2,8 +2,8 @@
 
     python benchmarks/embed_model.py --model MODEL
 
-Fails when the result is over 25 MB, or when half precision changes what the denoiser says by more than a thousandth of
-the data's range.
+Fails when denoiser and classifiers are over 25 MB, or when half precision changes what the denoiser says by more than a
+thousandth of the data's range. The audit and the segmenter, where the model has them, come on top (2.5 MB).
 """
 
 import argparse
@@ -44,9 +44,10 @@ def main() -> None:
         entry["sha256"] = sha256_of(target.path / f"classifier-{name}.safetensors")
     target.write_card(card)
     change = largest_change(source, target)
-    size = sum(file.stat().st_size for file in target.path.iterdir())
-    print(json.dumps({"bytes": size, "largest_change": change}))
-    if size > MOST_BYTES or change > MOST_CHANGE:
+    drawing = sum((target.path / f"{name}.safetensors").stat().st_size for name in names)
+    whole = sum(file.stat().st_size for file in target.path.iterdir())
+    print(json.dumps({"bytes": drawing, "bytes_with_audit": whole, "largest_change": change}))
+    if drawing > MOST_BYTES or change > MOST_CHANGE:
         raise SystemExit(f"expected at most {MOST_BYTES} bytes and a change of {MOST_CHANGE}")
 
 

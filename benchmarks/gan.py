@@ -1,6 +1,6 @@
 """A GAN on the same slices: the comparator of the paper, small and for the CPU. Goes on from its checkpoint.
 
-    pip install --no-deps --group gan
+    pip install --no-deps --group gan    # pip 25.1 or newer
     python benchmarks/gan.py --store STORE --out GAN --cpu-minutes 60
 
 Networks, losses' terms and differentiable augmentation are those of `stylegan2_pytorch` (a StyleGAN2, not
@@ -34,7 +34,8 @@ from mri_minority.training.checkpoint import load_tensors, save_tensors
 
 HEIGHTS = (0.38, 0.70)
 FIRST, SIDE, LATENT, CAPACITY, WIDEST = 7, 112, 128, 4, 128
-BATCH, RATE, FASTER, AUGMENT, PENALTY_EVERY, AVERAGE = 16, 2e-4, 1.5, 0.5, 4, 0.999
+BATCH, RATE, FASTER, AUGMENT, PENALTY_EVERY, AVERAGE = 16, 2e-4, 1.0, 0.5, 4, 0.995
+BLUR = 0.3  # noise on all that the discriminator sees: real label maps have two exact values, which alone tell them
 MARKS = ("translation", "cutout")
 
 
@@ -123,6 +124,7 @@ def train(store: SliceStore, folder: Path, cpu_minutes: float, heights: tuple[fl
         raise SystemExit(f"expected a store with three labels, found {classes}: the package's networks have 4 channels")
 
     def looked_at(x: Tensor) -> Tensor:
+        x = x + BLUR * torch.randn(x.shape)
         return gan.judge(lib.DiffAugment(x, types=MARKS) if random.random() < AUGMENT else x)[0]  # type: ignore[no-any-return]
 
     while used < cpu_minutes:

@@ -149,7 +149,7 @@ def step_table(store: SliceStore, world: Path) -> None:
     """Forward, backward and whole step as a share of the convolution peak."""
     print("| network | precision | forward ms | forward + backward ms | step ms | GFLOP in a step | share of peak |")
     print("|---|---|---|---|---|---|---|")
-    for title, changes in (("patch 4", {}), ("patch 2", {"patch": 2})):
+    for title, changes in (("patch 4", {}), ("patch 2", {"patch": 2}), ("fine", FINE)):
         for precision in PRECISIONS:
             wide = precision == "bfloat16"
             ours = Ours(store, world, wide, **changes)
@@ -188,6 +188,13 @@ def choice_table(store: SliceStore, world: Path, pays: bool) -> None:
     for batch in (4, 8, 32, 64):
         row(f"batch {batch}", best(Ours(store, world, pays, batch).step, 3), batch)
     row("head 32 wide", best(Ours(store, world, pays, head=32).step, 3))
+    compiled = Ours(store, world, pays)
+    begun = time.perf_counter()
+    quick = torch.compile(compiled.net)
+    compiled.forward = lambda: compiled.loss_of(quick, 0, slice(None))
+    compiled.step()
+    print(f"<!-- torch.compile: the first step took {time.perf_counter() - begun:.0f} s -->", flush=True)
+    row("torch.compile", best(compiled.step, 5))
     threads = torch.get_num_threads()
     if threads > 1:
         torch.set_num_threads(1)
