@@ -149,7 +149,9 @@ def step_table(store: SliceStore, world: Path) -> None:
     """Forward, backward and whole step as a share of the convolution peak."""
     print("| network | precision | forward ms | forward + backward ms | step ms | GFLOP in a step | share of peak |")
     print("|---|---|---|---|---|---|---|")
-    for title, changes in (("patch 4", {}), ("patch 2", {"patch": 2}), ("fine", FINE)):
+    second = load_recipe("brain_t1_2mm").denoiser.fine
+    fine = second.model_dump(include={"patch", "channels", "attention", "head"}) if second else {}
+    for title, changes in (("patch 4", {}), ("patch 2", {"patch": 2}), ("the fine network", fine)):
         for precision in PRECISIONS:
             wide = precision == "bfloat16"
             ours = Ours(store, world, wide, **changes)

@@ -54,14 +54,14 @@ class PrepareConfig(_Settings):
 class FineConfig(_Settings):
     """The second network, for low noise only; what is not here is as for the first."""
 
-    border: float = Field(0.7, gt=0)
+    border: float = Field(2.0, gt=0)
     patch: int = 2
     channels: tuple[int, ...] = (32, 64, 64)
     attention: tuple[bool, ...] = (False, False, False)
     head: int = 24
-    noise_mean: float = -1.6
-    noise_std: float = 0.9
-    scales: tuple[int, ...] = (1,)
+    noise_mean: float = -1.2
+    noise_std: float = 1.1
+    scales: tuple[int, ...] = (1, 4)
     minutes: float = Field(30.0, gt=0)
 
 

@@ -38,7 +38,6 @@ def resolve(
     settings = load_recipe(recipe).model_dump()
     changes: list[tuple[str, str, Any]] = [
         ("prepare", "holdout", holdout),
-        ("denoiser", "minutes", minutes),
         ("classifier", "minutes", classifier_minutes),
         *((stage, "seed", seed) for stage in ("prepare", "denoiser", "score", "classifier", "discriminator", "audit")),
     ]
@@ -46,6 +45,11 @@ def resolve(
         if not labels.is_file():
             raise UsageError(f"expected a YAML file of label values, {labels} does not exist")
         changes.append(("prepare", "labels", yaml.safe_load(labels.read_text(encoding="utf-8"))))
+    own = settings["denoiser"]
+    if minutes is not None and own["fine"] is not None:  # the time is for both networks, shared as the recipe shares it
+        share = own["fine"]["minutes"] / (own["minutes"] + own["fine"]["minutes"])
+        own["fine"]["minutes"], minutes = share * minutes, (1 - share) * minutes
+    changes.append(("denoiser", "minutes", minutes))
     for stage, key, value in changes:
         if value is not None:
             settings[stage][key] = value

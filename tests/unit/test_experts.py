@@ -1,13 +1,18 @@
 """Two networks as one denoiser: each item goes to the expert of its largest noise level."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from mri_minority.backbones.experts import Experts
 from mri_minority.backbones.monai_unet import UNetDenoiser, UNetShape
 from mri_minority.diffusion.gaussian import GaussianWorld
 from mri_minority.diffusion.kernel import ChannelGroups
+from mri_minority_pipelines.request import resolve
+from tests.support.tiny import TINY
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +56,14 @@ def test_a_mixed_batch_is_split(experts: Experts) -> None:
     for item in range(4):
         one = slice(item, item + 1)
         torch.testing.assert_close(together[one], experts(x[one], sigma[one], stratum[one]), atol=1e-5, rtol=1e-4)
+
+
+def test_the_time_is_for_both_networks(tmp_path: Path) -> None:
+    """--max-minutes 60 trains for 60 minutes, shared between the networks as the recipe shares them."""
+    two = TINY | {"denoiser": {**TINY["denoiser"], "minutes": 30, "fine": {"minutes": 90}}}
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(two), encoding="utf-8")
+    config = resolve(str(file), minutes=60).denoiser
+    assert config.fine is not None
+    assert (config.minutes, config.fine.minutes) == (15, 45)
+    assert resolve(str(file)).denoiser.minutes == 30
