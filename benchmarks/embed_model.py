@@ -34,8 +34,10 @@ def main() -> None:
     names += [f"classifier-{name}" for name in card["classifiers"]]
     for name in names:
         tensors, notes = load_tensors(args.model / f"{name}.safetensors")
-        # The world's coefficient covariances are inverted: they stay as they are.
-        halved = {k: v if name == "world" or v.dtype != torch.float32 else v.half() for k, v in tensors.items()}
+        # The world's coefficient covariances are inverted, and the small full-resolution heads decide the last digits
+        # of a pixel: they stay as they are.
+        kept = {k for k in tensors if name == "world" or k.startswith("head.") or tensors[k].dtype != torch.float32}
+        halved = {k: v if k in kept else v.half() for k, v in tensors.items()}
         save_tensors(target.path / f"{name}.safetensors", halved, notes)
     for judge in ("audit", "segmenter"):
         if (args.model / f"{judge}.safetensors").is_file():

@@ -1,7 +1,7 @@
 """Measurable anatomy: shares, areas, counts and asymmetry of the labels of a slice."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,17 @@ KINDS = ("share", "area_mm2", "count", "asymmetry")
 def attribute_names(label_names: Sequence[str]) -> list[str]:
     """All attributes of a label set."""
     return [f"{name}_{kind}" for name in label_names for kind in KINDS]
+
+
+def size_attribute(label: str, label_names: Sequence[str]) -> str:
+    """How large a class is: its share of the labelled area; its area where it is the only class, whose share is 1."""
+    return f"{label}_{'share' if len(label_names) > 1 else 'area_mm2'}"
+
+
+def size_attributes(names: Iterable[str]) -> list[str]:
+    """Those among some attributes that say how large each class is."""
+    labels = [name.removesuffix("_share") for name in names if name.endswith("_share")]
+    return [size_attribute(label, labels) for label in labels]
 
 
 def measure(

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mri_minority.evaluate.attributes import size_attributes
+
 
 def scorecard(metrics: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Heading, what it asks, and the answer.
@@ -53,8 +55,8 @@ def _constraint(metrics: dict[str, Any]) -> str:
 
 
 def _completeness(metrics: dict[str, Any]) -> str:
-    shares = {k: v["beyond_real_p95"] for k, v in metrics["attributes"].items() if k.endswith("_share")}
-    said = ", ".join(f"{name} {value:.0%}" for name, value in shares.items())
+    attributes = metrics["attributes"]
+    said = ", ".join(f"{name} {attributes[name]['beyond_real_p95']:.0%}" for name in size_attributes(attributes))
     return (
         f"{metrics['slices']} slices; beyond the real 95th percentile (5 % of real slices are): {said}."
         if said

@@ -16,6 +16,7 @@ from mri_minority.anatomy.lesion_scale import LesionScale
 from mri_minority.anatomy.resize import Resize
 from mri_minority.anatomy.shift import Shift
 from mri_minority.core.errors import DataError, UsageError
+from mri_minority.evaluate.attributes import measure, size_attribute
 
 FACTOR, LENGTH, AREA, NOTHING = "factor", "mm", "mm2", ""
 
@@ -41,7 +42,7 @@ class End:
 
     Args:
         number: A number, or what the 95th percentile is multiplied with.
-        quantile: Whether it means the real 95th percentile of `STRUCTURE_share` in the slice's stratum.
+        quantile: Whether it means the real 95th percentile of the structure's size in the slice's stratum.
     """
 
     number: float
@@ -91,10 +92,10 @@ class EditRequest:
             rng: Of this slice.
 
         Raises:
-            DataError: A share is wanted of a structure that is not in the map or has no real percentile.
+            DataError: A size is wanted of a structure that is not in the map or has no real percentile.
             UsageError: The amount does not suit the kind of edit.
         """
-        low, high = (self._amount(end, label, value, stratum, card) for end in (self.low, self.high))
+        low, high = (self._amount(end, label, stratum, card, pixel_mm) for end in (self.low, self.high))
         if self.low.quantile or self.high.quantile:
             low, high = _possible(self.kind, low, high)
         amount = float(rng.uniform(min(low, high), max(low, high)))
@@ -105,18 +106,21 @@ class EditRequest:
             amount /= pixel_mm[0] * pixel_mm[1]
         return make(amount)
 
-    def _amount(self, end: End, label: LabelMap, value: int, stratum: int, card: dict[str, Any]) -> float:
+    def _amount(
+        self, end: End, label: LabelMap, stratum: int, card: dict[str, Any], pixel_mm: tuple[float, float]
+    ) -> float:
         if not end.quantile:
             return end.number
-        limit = float(card["real_attributes"][f"{self.structure}_share"][stratum][1])
-        now, labelled = float((label == value).sum()), float((label > 0).sum())
+        attribute = size_attribute(self.structure, card["label_names"])
+        limit = float(card["real_attributes"][attribute][stratum][1])
+        now = float(measure(attribute, label[None], card["label_names"], pixel_mm[0] * pixel_mm[1])[0])
         if limit <= 0 or now == 0:
             name = card["strata"]["names"][stratum]
             raise DataError(
                 f"expected {self.structure} in the slice and in 5 % or more of real slices at {name}, found none; "
                 "choose other --heights or give factors"
             )
-        return end.number * limit * labelled / now
+        return end.number * limit / now
 
 
 def parse_edit(text: str, label_names: tuple[str, ...]) -> EditRequest:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mri_minority.evaluate.attributes import measure
+from mri_minority.evaluate.attributes import measure, size_attributes
 from mri_minority.evaluate.fidelity import Features, inside
 from mri_minority.evaluate.texture import handcrafted
 from mri_minority.slices.store import SliceStore
@@ -34,7 +34,7 @@ def precision_by_rarity(
 ) -> dict[str, Any] | None:
     """Share of slices inside the real manifold, per bin of where an attribute lies among training slices.
 
-    The attribute is the share of a label that lies beyond the real 95th percentile most often. Rarity comes from label
+    The attribute is the size of a label that lies beyond the real 95th percentile most often. Rarity comes from label
     maps and precision from images, so one does not follow from the other.
 
     Args:
@@ -48,10 +48,10 @@ def precision_by_rarity(
         `attribute`, `features`, `bins`, and for each set `precision` (None in empty bins) and `slices` per bin; None if
         there are too few training slices or no label.
     """
-    shares = {name: v["beyond_real_p95"] for name, v in attributes.items() if name.endswith("_share")}
-    if not shares or len(train) <= _K:
+    sizes = {name: attributes[name]["beyond_real_p95"] for name in size_attributes(attributes)}
+    if not sizes or len(train) <= _K:
         return None
-    attribute = max(shares, key=lambda name: float(shares[name]))
+    attribute = max(sizes, key=lambda name: float(sizes[name]))
     names, mm2, strata = store.label_names, pixel_area_mm2(store), store.strata()
     everyone = store.indices("train")
     features = by_channel(handcrafted)

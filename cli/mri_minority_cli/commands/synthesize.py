@@ -65,6 +65,7 @@ def command(
 ) -> None:
     """Draw slices of the wanted class, with label maps, as NIfTI pairs; or images for label maps given or edited."""
     with speaking(json, debug) as speech:
+        from mri_minority.evaluate.attributes import size_attributes
         from mri_minority_pipelines.model_folder import find_model
         from mri_minority_pipelines.request import choose_device, choose_format, sampling
         from mri_minority_pipelines.stages import export, synthesize, synthesize_given
@@ -86,8 +87,8 @@ def command(
             return synthesize.run(request, config, folder, out, where, speech.tell, workers, audit)
 
         result = export.drawn_as(data_format, out, draw, speech.tell)
-        share = {name: value for name, value in result["beyond_real_p95"].items() if name.endswith("_share")}
-        rare = ", ".join(f"{name} {value:.0%}" for name, value in share.items())
+        beyond = result["beyond_real_p95"]
+        rare = ", ".join(f"{name} {beyond[name]:.0%}" for name in size_attributes(beyond))
         look = out / ("contact_sheet.png" if data_format == "nifti" else "README.md")
         sentences = [f"{result['slices']} slices with label maps in {out}", f"look at {look}"]
         if "audit" in result:

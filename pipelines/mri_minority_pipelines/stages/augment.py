@@ -13,6 +13,7 @@ import torch
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError, UsageError
+from mri_minority.evaluate.attributes import size_attribute
 from mri_minority.export.dataset import read_manifest
 from mri_minority.report.study import label_of, write_study
 from mri_minority.slices.store import SliceStore
@@ -100,7 +101,7 @@ def run(
         DataError: Nobody is held out, a set does not fit, a model knows other subjects, or `out` holds another study.
     """
     _check(config, store)
-    attribute = config.attribute or f"{store.label_names[-1]}_share"
+    attribute = config.attribute or size_attribute(store.label_names[-1], store.label_names)
     rarity, values = rarity_of(config, store, attribute)
     sets = training_sets(config, store, values, out)
     by_name = {found.name: found for found in sets}
@@ -174,7 +175,7 @@ def training_sets(
 def prepare(config: StudyConfig, store: SliceStore, out: Path) -> dict[str, TrainingSet]:
     """Only write the stores of the training sets, for generators to learn from."""
     _check(config, store)
-    values = rarity_of(config, store, config.attribute or f"{store.label_names[-1]}_share")[1]
+    values = rarity_of(config, store, config.attribute or size_attribute(store.label_names[-1], store.label_names))[1]
     return {found.name: found for found in training_sets(config, store, values, out)}
 
 

@@ -13,6 +13,7 @@ import torch
 from mri_minority import __version__
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.diffusion.solvers import SOLVERS
+from mri_minority.evaluate.attributes import size_attribute
 from mri_minority.export.dataset import read_manifest
 from mri_minority.report.figures import contact_sheet
 from mri_minority.slices.store import SliceStore
@@ -139,7 +140,8 @@ def _attribute(asked: Comparison, card: dict[str, Any]) -> str:
     if not card["label_names"]:
         raise UsageError("compare measures label maps, and this model has no labels")
     kind, _, rest = asked.rarity.partition(":")
-    return asked.attribute or (rest if kind == "attribute" else f"{card['label_names'][-1]}_share")
+    last = size_attribute(card["label_names"][-1], card["label_names"])
+    return asked.attribute or (rest if kind == "attribute" else last)
 
 
 def _methods(
