@@ -8,23 +8,35 @@ import numpy as np
 _BARS = 24
 
 
-def histogram(name: str, real: list[float], drawn: list[float]) -> str:
-    """Two outlines over the same bins, as shares: SVG that follows the page's colours."""
-    low, high = min(*real, *drawn), max(*real, *drawn)
+_KINDS = {"real": "real", "unguided": "plain", "synthetic": "drawn"}
+"""What is shown, and the class that gives it its colour and its line."""
+
+
+def histogram(name: str, values: dict[str, list[float]]) -> str:
+    """Outlines over the same bins, as shares: SVG that follows the page's colours.
+
+    Args:
+        name: The attribute.
+        values: Of "real", "synthetic" and perhaps "unguided" slices.
+    """
+    every = [value for of in values.values() for value in of]
+    low, high = min(every), max(every)
     edges = np.linspace(low, high if high > low else low + 1, _BARS + 1)
-    shares = [np.histogram(values, edges)[0] / max(1, len(values)) for values in (real, drawn)]
+    shares = [np.histogram(of, edges)[0] / max(1, len(of)) for of in values.values()]
     top = max(float(share.max()) for share in shares) or 1.0
     paths = ""
-    for kind, share in zip(("real", "drawn"), shares, strict=True):
+    for kind, share in zip((_KINDS[what] for what in values), shares, strict=True):
         points = [f"{10 + 280 * i / _BARS:.1f},{110 - 95 * v / top:.1f}" for i, v in enumerate(np.append(share, 0))]
         steps = " ".join(f"L{p} h{280 / _BARS:.2f}" for p in points[:-1])
         paths += f'<path class="{kind}" d="M10,110 {steps} L290,110"/>'
     safe = html.escape(name)
+    legend = ", ".join(f'<span class="{_KINDS[what]}">{what}</span>' for what in values)
+    said = " and ".join(values)
     return (
-        f'<figure><svg viewBox="0 0 300 130" role="img" aria-label="Histogram of {safe}, real and synthetic">{paths}'
+        f'<figure><svg viewBox="0 0 300 130" role="img" aria-label="Histogram of {safe}, {said}">{paths}'
         f'<line x1="10" y1="110" x2="290" y2="110"/><text x="10" y="125">{low:.3g}</text>'
         f'<text x="290" y="125" text-anchor="end">{high:.3g}</text></svg><figcaption>{safe}: '
-        '<span class="real">real</span>, <span class="drawn">synthetic</span></figcaption></figure>'
+        f"{legend}</figcaption></figure>"
     )
 
 

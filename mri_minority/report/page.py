@@ -33,7 +33,7 @@ class Page:
         label: uint8 (N, H, W), or None.
         suspicious: Positions of the most suspicious slices, worst first (K,).
         matches: The training slice nearest to each of them (K, H, W).
-        values: Attribute -> values of real and of synthetic slices.
+        values: Attribute -> values of "real", "synthetic" and perhaps "unguided" slices.
         with_viewer: Whether niivue is inlined, 1.1 MB of the page.
     """
 
@@ -44,7 +44,7 @@ class Page:
     label: npt.NDArray[np.uint8] | None
     suspicious: npt.NDArray[np.int64]
     matches: npt.NDArray[np.float32]
-    values: dict[str, tuple[list[float], list[float]]]
+    values: dict[str, dict[str, list[float]]]
     with_viewer: bool = True
 
 
@@ -170,7 +170,7 @@ def _anatomy(page: Page) -> str:
         f"<td>{v['beyond_real_p95']:.0%}</td></tr>"
         for name, v in page.metrics["attributes"].items()
     )
-    figures = "".join(histogram(name, real, drawn) for name, (real, drawn) in page.values.items())
+    figures = "".join(histogram(name, values) for name, values in page.values.items())
     table = (
         "<div class='wide'><table><thead><tr><th>attribute</th><th>real</th><th>synthetic</th>"
         f"<th>beyond the real 95th percentile (5 % of real)</th></tr></thead><tbody>{rows}</tbody></table></div>"
@@ -186,9 +186,14 @@ def _agreement(metrics: dict[str, Any]) -> str:
         f"{name} {_number(v['synthetic'])} (held-out real {_number(v['held-out real'])})"
         for name, v in agreement["dice"].items()
     )
+    verdict = (
+        f"{len(agreement['below_gate'])} slices lie below the gate of {agreement['gate']}."
+        if agreement["judged_by"]
+        else "It finds no label well enough in held-out real slices to judge by it, so no slice was judged."
+    )
     return (
         f"<p>A segmenter of real slices reads the images and agrees with the label maps, Dice: {html.escape(said)}. "
-        f"{len(agreement['below_gate'])} slices lie below the gate of {agreement['gate']}.</p>"
+        f"{verdict}</p>"
     )
 
 
@@ -218,4 +223,4 @@ def _picture(image: npt.NDArray[np.float32], label: npt.NDArray[np.uint8] | None
     data = io.BytesIO()
     Image.fromarray(tile(image, label)).save(data, format="PNG")
     text = base64.b64encode(data.getvalue()).decode("ascii")
-    return f'<img loading="lazy" alt="{html.escape(says)}" src="data:image/png;base64,{text}">'
+    return f'<img alt="{html.escape(says)}" src="data:image/png;base64,{text}">'

@@ -123,7 +123,7 @@ def test_the_report_in_a_browser(model: Path, store: SliceStore, tmp_path: Path)
         for width, dark, phone in ((1280, False, False), (1280, True, False), (390, False, True)):
             page.open(out / "report.html", width, dark, phone)
             assert page.run("document.documentElement.scrollWidth") <= width
-            assert page.run("[...document.images].every(i => i.loading === 'lazy' || i.naturalWidth > 0)")
+            assert page.run("[...document.images].every(i => i.naturalWidth > 0)")
             ink = page.run("getComputedStyle(document.body).color")
             assert (ink == "rgb(232, 233, 237)") == dark
         page.key("Tab", 9)
@@ -138,6 +138,19 @@ def test_the_report_in_a_browser(model: Path, store: SliceStore, tmp_path: Path)
         assert page.paper().startswith(b"%PDF")
         assert page.console == []
         assert {url.split(":")[0] for url in page.requests} <= {"file", "data", "blob"}
+
+
+def test_an_unguided_set_is_in_the_histograms(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """A third line and its legend; without the option there is none."""
+    guided = dress(tmp_path / "guided", store, store.indices("holdout")[:6])
+    unguided = dress(tmp_path / "unguided", store, store.indices("holdout")[6:12])
+    pages = []
+    for more in ([], ["--unguided", str(unguided)]):
+        out = tmp_path / f"report{len(more)}"
+        arguments = ["evaluate", str(guided), "--against", str(store.folder), "--model", str(model), "--out", str(out)]
+        assert run(app, [*arguments, "--no-viewer", *more]).exit_code == 0
+        pages.append((out / "report.html").read_text(encoding="utf-8"))
+    assert [page.count('<path class="plain"') for page in pages] == [0, 2 * len(store.label_names)]
 
 
 def test_without_the_viewer_the_page_holds_no_script(model: Path, store: SliceStore, tmp_path: Path) -> None:

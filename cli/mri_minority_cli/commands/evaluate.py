@@ -19,6 +19,10 @@ def command(
     viewer: Annotated[
         bool, typer.Option("--viewer/--no-viewer", help="Put a slice viewer into the report, 1.1 MB of it.")
     ] = True,
+    unguided: Annotated[
+        Path | None,
+        typer.Option("--unguided", help="A set drawn with --method ancestral, for the histograms.", show_default=False),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     json: Json = False,
@@ -33,7 +37,7 @@ def command(
 
         asked = find_model(model) if model else None
         chosen = choose_device(device)
-        result = evaluate.run(folder, SliceStore(store), asked, out, seed or 0, chosen, speech.tell, viewer)
+        result = evaluate.run(folder, SliceStore(store), asked, out, seed or 0, chosen, speech.tell, viewer, unguided)
         audit = result["audit"]
         speech.result(
             result,

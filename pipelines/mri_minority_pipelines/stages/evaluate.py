@@ -10,7 +10,7 @@ import torch
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.evaluate.attributes import attribute_names, measure
+from mri_minority.evaluate.attributes import attribute_names, measure, size_attributes
 from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
 from mri_minority.evaluate.fidelity import Features, density_coverage, fid, interval_over, kid, precision_recall
 from mri_minority.evaluate.segmenter import dice, segment
@@ -44,6 +44,7 @@ def run(
     device: torch.device,
     tell: Callable[[Event], None],
     with_viewer: bool = True,
+    unguided: Path | None = None,
 ) -> dict[str, Any]:
     """Measure a data set, write `metrics.json` and `report.html`, return the metrics.
 
@@ -56,6 +57,7 @@ def run(
         device: Where the segmenter computes.
         tell: Receives progress.
         with_viewer: Put niivue into the page, which makes it 1.1 MB larger.
+        unguided: Another set of the model, drawn without guidance, for the histograms.
 
     Raises:
         DataError: The set is damaged, too small, or of another store.
@@ -84,9 +86,10 @@ def run(
         "attributes": {},
         "agreement": None,
     }
-    shown: dict[str, tuple[list[float], list[float]]] = {}
+    plain = read_set(unguided, store) if unguided else None
+    shown: dict[str, dict[str, list[float]]] = {}
     if slices.label is not None and store.label_names:
-        metrics["attributes"], shown = _attributes(store, slices)
+        metrics["attributes"], shown = _attributes(store, slices, plain)
         metrics["agreement"] = _agreement(store, slices, held, model, device)
         metrics["precision_by_rarity"] = precision_by_rarity(metrics["attributes"], store, slices, train, held)
     write_json_atomic(out / "metrics.json", metrics)
@@ -170,16 +173,18 @@ def _figures(real: Features, rows: Features, groups: list[str], seed: int) -> di
 
 
 def _attributes(
-    store: SliceStore, slices: SyntheticSet
-) -> tuple[dict[str, Any], dict[str, tuple[list[float], list[float]]]]:
+    store: SliceStore, slices: SyntheticSet, plain: SyntheticSet | None
+) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
     """Share of slices beyond the real 95th percentile of their stratum; and the values behind it."""
     train, strata, mm2 = store.indices("train"), store.strata(), pixel_area_mm2(store)
     train = train[np.isin(strata[train], slices.stratum)]
     label = store.read(train)[1]
     assert slices.label is not None
     table: dict[str, Any] = {}
-    values: dict[str, tuple[list[float], list[float]]] = {}
-    for name in attribute_names(store.label_names):
+    values: dict[str, dict[str, list[float]]] = {}
+    names = attribute_names(store.label_names)
+    pictured = {*size_attributes(names), *(name for name in names if name.endswith("_count"))}
+    for name in names:
         real, drawn = (measure(name, part, store.label_names, mm2) for part in (label, slices.label))
         beyond = []
         for t in np.unique(slices.stratum):
@@ -192,8 +197,12 @@ def _attributes(
             "mean_real": round(float(real.mean()), 5),
             "mean_synthetic": round(float(drawn.mean()), 5),
         }
-        if name.endswith(("_share", "_count")):
-            values[name] = (real.tolist(), drawn.tolist())
+        if name in pictured:
+            values[name] = {"real": real.tolist()}
+            if plain is not None and plain.label is not None:
+                here = np.isin(plain.stratum, slices.stratum)
+                values[name]["unguided"] = measure(name, plain.label[here], store.label_names, mm2).tolist()
+            values[name]["synthetic"] = drawn.tolist()
     return table, values
 
 
