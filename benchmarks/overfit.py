@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from rare_yield import CPU, quiet
 
+from mri_minority.backbones.monai_unet import UNetDenoiser
 from mri_minority.diffusion.kernel import sigma_path
 from mri_minority.diffusion.sampling import draw_slices
 from mri_minority.diffusion.solvers import SOLVERS
@@ -63,13 +64,17 @@ def main() -> None:
     fabric = Fabric(accelerator="cpu", devices=1)
     fabric.launch()
     train_denoiser.run(config, few, args.work, fabric, quiet)
-    image, label = drawn(config, few, args.work, args.count)
+    net = learnt(config, few, args.work)
+    leak = audit.membership(net, few, 0)
+    print(f"\nmembership: its error tells the {args.count} from held-out slices with AUC ", end="")
+    print("{auc:.3f} [{low:.3f}, {high:.3f}]".format(**leak))
+    image, label = drawn(net, few)
     auditor = audit.load(args.audit, SliceStore(args.store))
     verdicts = auditor.judge(image)
     rows = SliceStore(args.store).indices("train")
     own = np.mean([rows[v["nearest"]] in set(few.few.tolist()) for v in verdicts])
     words = [v["verdict"] for v in verdicts]
-    print(f"\n{words.count('reject')} of {len(words)} rejected, {words.count('review')} to review; ", end="")
+    print(f"copies: {words.count('reject')} of {len(words)} rejected, {words.count('review')} to review; ", end="")
     print(f"the match is one of the {args.count} slices in {own:.0%}")
     matches = few.read(np.array([rows[v["nearest"]] for v in verdicts[:16]]))
     contact_sheet(
@@ -78,14 +83,14 @@ def main() -> None:
 
 
 @torch.no_grad()
-def drawn(config: DenoiserConfig, few: Few, folder: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slices of the overfitted network: images (N, 1, H, W) and label maps. Prints its errors."""
+def learnt(config: DenoiserConfig, few: Few, folder: Path) -> UNetDenoiser:
+    """The overfitted network. Prints its errors."""
     classes = len(few.label_names)
     net = build_denoiser(load_world(folder / "world.safetensors", classes), config)
     tensors, notes = load_tensors(folder / "denoiser.safetensors")
     net.load_state_dict(tensors)
     net.eval()
-    fast, sample = bfloat16_pays(CPU), SampleConfig()
+    fast = bfloat16_pays(CPU)
     print(f"{notes['step']} steps of {config.batch} slices\n\n| denoising error of the image at sigma | ", end="")
     print(" | ".join(map(str, SIGMAS)) + " |\n|---|" + "---|" * len(SIGMAS))
     held = few.indices("holdout")
@@ -100,10 +105,18 @@ def drawn(config: DenoiserConfig, few: Few, folder: Path, count: int) -> tuple[n
                 error = net(noisy, level, torch.as_tensor(stratum)) - x_0
             errors.append(f"{float(error[:, 0].square().mean().sqrt()):.3f}")
         print(f"| {name} | {' | '.join(errors)} |")
+    return net.requires_grad_(False)
+
+
+@torch.no_grad()
+def drawn(net: UNetDenoiser, few: Few) -> tuple[np.ndarray, np.ndarray]:
+    """A slice of every stratum of the few: images (N, 1, H, W) and label maps."""
+    sample, classes, count = SampleConfig(), len(few.label_names), len(few.few)
     path = sigma_path(sample.sigma_max, sample.sigma_min, sample.steps, len(net.groups.sizes))
-    stratum = torch.as_tensor(few.strata()[few.few][:count])
-    shape = tuple(x_0.shape[1:])
-    with autocast(CPU, fast):
+    stratum = torch.as_tensor(few.strata()[few.few])
+    size = few.header["settings"]["size"]
+    shape = (1 + classes, int(size[0]), int(size[1]))
+    with autocast(CPU, bfloat16_pays(CPU)):
         x = draw_slices(net, SOLVERS[sample.solver], path, list(range(count)), stratum, shape, 5, net.groups, CPU)
     image, label = decode(x, classes)
     return image.numpy(), np.stack([drop_specks(m) for m in label.numpy()])
