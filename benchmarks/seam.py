@@ -78,7 +78,8 @@ def main() -> None:
     show = np.random.default_rng(1).permutation(len(asked))[:16]
     labels = np.stack([g.label for g in asked])
     title = "inserted" if args.healthy else "redrawn"
-    sheet = [(f"source ({args.structure})", source[show], labels[show]), (title, image[show], labels[show])]
+    pairs = ((f"source ({args.structure})", source), (title, image))
+    sheet = [(said, pixels[show][:, None], labels[show]) for said, pixels in pairs]
     contact_sheet(args.work / "seam.png", sheet)
 
 
