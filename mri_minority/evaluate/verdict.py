@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Verdict = Literal["pass", "review", "reject"]
+LEAK_REVIEW, LEAK_REJECT = 0.6, 0.75
 _SMALLEST_BIN = 40
 _MOST_BINS = 5
 
@@ -111,6 +112,18 @@ def membership_auc(
     draws = [auc(_resampled(train, train_subject, rng), _resampled(held, held_subject, rng)) for _ in range(200)]
     low, high = np.quantile(draws, [0.025, 0.975])
     return {"auc": round(auc(train, held), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+
+
+def leak(membership: dict[str, float] | None) -> Verdict | None:
+    """The verdict on a model, from the lower end of its membership AUC's interval; None where it was not measured.
+
+    A model that is surely above 0.75 tells three of four training slices from strangers' and has learnt them by heart;
+    from 0.6 on a person should look. Ordinary training ends at 0.5 to 0.6.
+    """
+    if membership is None:
+        return None
+    low = membership["low"]
+    return "reject" if low >= LEAK_REJECT else "review" if low >= LEAK_REVIEW else "pass"
 
 
 def auc(smaller: Numbers, larger: Numbers) -> float:

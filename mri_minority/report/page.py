@@ -19,6 +19,11 @@ from mri_minority.report.scorecard import scorecard
 from mri_minority.report.viewer import viewer
 
 _SHOWN = 24
+_LEAK = {
+    "pass": "",
+    "review": ": <strong>it knows some of them better than it should</strong>",
+    "reject": ": <strong>it has learnt them by heart; do not hand it on, nor what it draws</strong>",
+}
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def _copies(page: Page) -> str:
     member = audit["membership"]
     leak = (
         f" Its denoising error tells training slices from held-out ones with an AUC of {member['auc']:.2f} "
-        f"({member['low']:.2f} to {member['high']:.2f}; 0.5 is no leak)."
+        f"({member['low']:.2f} to {member['high']:.2f}; 0.5 is no leak){_LEAK[audit['model']]}."
         if member
         else ""
     )

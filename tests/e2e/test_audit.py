@@ -14,9 +14,11 @@ from mri_minority.diffusion.sampling import draw_slices
 from mri_minority.diffusion.solvers import SOLVERS
 from mri_minority.diffusion.state import decode, encode, groups_for
 from mri_minority.evaluate.disguise import Disguise
+from mri_minority.evaluate.verdict import leak
 from mri_minority.export.dataset import read_manifest, verify_dataset, write_manifest
 from mri_minority.export.nifti import export_slice
 from mri_minority.slices.store import SliceStore
+from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.phantom import write_cohort
 from mri_minority_cli.app import app
 from mri_minority_pipelines.config import AuditConfig, PrepareConfig, Recipe, SampleConfig
@@ -175,3 +177,31 @@ def test_the_verb_ends_with_4_on_a_copy(crowd: SliceStore, auditor: audit.Audito
     strangers = write_copies(tmp_path / "strangers", crowd, spread(crowd.indices("holdout"), 6))
     fine = CliRunner().invoke(app, ["audit", str(strangers), "--against", str(crowd.folder)])
     assert fine.exit_code == 0, fine.output
+
+
+def test_a_model_that_learnt_by_heart_is_caught_without_a_copy(
+    crowd: SliceStore, auditor: audit.Auditor, tmp_path: Path
+) -> None:
+    """Strangers only, so no slice is rejected; the model's membership figure alone ends the verb with 4."""
+    beside = crowd.folder.with_name(f"{crowd.folder.name}.{audit.FILE}")
+    assert audit.run(CONFIG, crowd, beside, None, None, silent)
+    before = beside.read_bytes()
+    strangers = write_copies(tmp_path / "strangers", crowd, spread(crowd.indices("holdout"), 6))
+    arguments = ["audit", str(strangers), "--against", str(crowd.folder)]
+    tensors, notes = load_tensors(beside)
+    try:
+        for low, code in ((0.51, 0), (0.7, 0), (0.99, 4)):
+            notes["membership"] = {"auc": 0.996, "low": low, "high": 0.999}
+            save_tensors(beside, tensors, notes)
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == code, result.output
+            assert ("by heart" in result.stderr) == (code == 4)
+        assert CliRunner().invoke(app, [*arguments, "--json"]).exit_code == 4
+    finally:
+        beside.write_bytes(before)
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(0.5, "pass"), (0.6, "review"), (0.74, "review"), (0.75, "reject")])
+def test_the_verdict_on_a_model(low: float, verdict: str) -> None:
+    assert leak({"auc": 0.9, "low": low, "high": 0.95}) == verdict
+    assert leak(None) is None

@@ -23,7 +23,7 @@ def command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look for copies of training slices, and duplicates; exit code 4 when there is a copy."""
+    """Look for copies of training slices, and duplicates; exit code 4 when there is one, or the model leaks."""
     with speaking(json, debug) as speech:
         from mri_minority.core.errors import AuditError, UsageError
         from mri_minority.slices.store import SliceStore
@@ -46,6 +46,13 @@ def command(
             raise AuditError(
                 f"{len(result['copies'])} of {result['slices']} slices are too close to a training slice: {copies}"
             )
+        leaks = result["model"] == "reject"
+        if leaks and not json:
+            raise AuditError(
+                "no slice is a copy, but the model has learnt its training slices by heart: its error tells them from "
+                "other people's with an AUC of {auc} ({low} to {high}; 0.5 is no leak); train it for less time or on "
+                "more subjects".format(**result["membership"])
+            )
         sentences = [
             "{pass} passed, {review} to review, {reject} rejected".format(**result),
             f"duplicates: {len(result['duplicates'])} pairs; farther from their match than people from one another: "
@@ -60,5 +67,5 @@ def command(
                 f"below {said['gate']:g}"
             )
         speech.result(result, sentences)
-        if copies:
+        if copies or leaks:
             raise typer.Exit(AuditError.exit_code)

@@ -18,7 +18,7 @@ from mri_minority.diffusion.state import encode
 from mri_minority.evaluate.copies import Gallery, Nearest, Search, embed, pictures, principal, twins
 from mri_minority.evaluate.disguise import Disguise
 from mri_minority.evaluate.embedding import LONG_SIDE, CopyNet, train_embedding
-from mri_minority.evaluate.verdict import Thresholds, calibrate, membership_auc
+from mri_minority.evaluate.verdict import Thresholds, calibrate, leak, membership_auc
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.atomic import sha256_of
@@ -70,6 +70,11 @@ class Auditor:
             for n, word in enumerate(words)
         ]
 
+    @property
+    def leaks(self) -> bool:
+        """Whether the model has learnt its training slices by heart."""
+        return leak(self.notes["membership"]) == "reject"
+
     def summary(self, verdicts: list[dict[str, Any]], image: npt.NDArray[np.float32]) -> dict[str, Any]:
         """Counts, authenticity and duplicates of a set."""
         words = [v["verdict"] for v in verdicts]
@@ -84,6 +89,7 @@ class Auditor:
             "caught": list(self.thresholds.caught),
             "held_out_subjects": self.notes["held_out_subjects"],
             "membership": self.notes["membership"],
+            "model": leak(self.notes["membership"]),
         }
 
 

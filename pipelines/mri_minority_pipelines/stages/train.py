@@ -100,6 +100,9 @@ def _audit(
         net = folder.denoiser().to(fabric.device)
         if not audit_stage.run(recipe.audit, store, folder.path / audit_stage.FILE, rarity, net, tell):
             tell(Event("note", 0, 0, {"text": "no copy audit: it needs held-out subjects (--holdout)"}))
+        elif audit_stage.load(folder.path / audit_stage.FILE, store).leaks:
+            text = "the model has learnt its training slices by heart: train for less time, or on more subjects"
+            tell(Event("note", 0, 0, {"text": text}))
     fabric.barrier()
 
 
