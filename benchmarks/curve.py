@@ -1,6 +1,6 @@
 """What do more minutes of training buy? One model per budget, each as `train --max-minutes` makes it.
 
-    python benchmarks/curve.py --store STORE --work WORK --page benchmarks/curve.md --out docs/images/curve.png
+    python benchmarks/curve.py --store STORE --work WORK --minutes 5 15 30 60 120 --out curve.png
 
 The learning rate ends with the budget, so a model of 60 minutes is not a stop on the way to one of 120: each budget is
 trained for itself. Plain slices of every model are held against slices of held-out subjects (pooled ST-LPIPS features);

@@ -110,7 +110,7 @@ def learnt(config: DenoiserConfig, few: Few, folder: Path) -> UNetDenoiser:
 
 @torch.no_grad()
 def drawn(net: UNetDenoiser, few: Few) -> tuple[np.ndarray, np.ndarray]:
-    """A slice of every stratum of the few: images (N, 1, H, W) and label maps."""
+    """As many slices as it learnt from, in the same strata: images (N, 1, H, W) in [-1, 1], label maps (N, H, W)."""
     sample, classes, count = SampleConfig(), len(few.label_names), len(few.few)
     path = sigma_path(sample.sigma_max, sample.sigma_min, sample.steps, len(net.groups.sizes))
     stratum = torch.as_tensor(few.strata()[few.few])
