@@ -38,27 +38,20 @@ def _of_one(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.concatenate([level, *texture, [inside.size / unit.size], edges])
 
 
-def diversity(image: npt.NDArray[np.float32], pairs: int, seed: int) -> float:
-    """Mean multi-scale structural similarity of random pairs of a set: 1 when all slices are the same.
+def similarities(image: npt.NDArray[np.float32], pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Multi-scale structural similarity of pairs of slices (P,): 1 when both are the same, so a set's mean says how
+    little diverse it is.
 
     Similarity is averaged over three scales, halved each time (a plain mean, so that no negative power can occur).
 
     Args:
         image: (N, H, W) in [-1, 1].
-        pairs: How many pairs.
-        seed: Chooses them.
-
-    Raises:
-        ValueError: Fewer than two slices.
+        pairs: Positions (P, 2).
 
     Reference: after Wang et al. 2003.
     """
-    if len(image) < 2:
-        raise ValueError(f"expected two or more slices, got {len(image)}")
-    rng = np.random.default_rng(seed)
     values = []
-    for _ in range(pairs):
-        first, second = rng.choice(len(image), 2, replace=False)
+    for first, second in pairs:
         a, b, scales = image[first].astype(np.float64), image[second].astype(np.float64), []
         for _scale in range(3):
             if min(a.shape) < 7:
@@ -66,7 +59,19 @@ def diversity(image: npt.NDArray[np.float32], pairs: int, seed: int) -> float:
             scales.append(structural_similarity(a, b, data_range=2.0))
             a, b = (_halved(plane) for plane in (a, b))
         values.append(np.mean(scales))
-    return float(np.mean(values))
+    return np.array(values)
+
+
+def random_pairs(count: int, pairs: int, seed: int) -> npt.NDArray[np.int64]:
+    """Positions of two different slices of `count`, so many times (P, 2).
+
+    Raises:
+        ValueError: Fewer than two slices.
+    """
+    if count < 2:
+        raise ValueError(f"expected two or more slices, got {count}")
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.choice(count, 2, replace=False) for _ in range(pairs)])
 
 
 def _halved(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -172,7 +172,7 @@ def _anatomy(page: Page) -> str:
     bars = precision_by_rarity(rarity) if rarity else ""
     rows = "".join(
         f'<tr><th scope="row">{name}</th><td>{v["mean_real"]:.4g}</td><td>{v["mean_synthetic"]:.4g}</td>'
-        f"<td>{v['beyond_real_p95']:.0%}</td></tr>"
+        f"<td>{v['beyond_real_p95']:.0%}{_percents(v['interval_95'].get('beyond_real_p95'))}</td></tr>"
         for name, v in page.metrics["attributes"].items()
     )
     figures = "".join(histogram(name, values) for name, values in page.values.items())
@@ -208,16 +208,29 @@ def _fidelity(metrics: dict[str, Any]) -> str:
     rows = ""
     for space, sets in metrics["fidelity"].items():
         for which, figures in sets.items():
-            cells = "".join(f"<td>{_number(figures[c])}</td>" for c in columns)
+            cells = "".join(f"<td>{_number(figures[c])}{_between(figures['interval_95'].get(c))}</td>" for c in columns)
             rows += f"<tr><th scope='row'>{space}</th><td>{which}</td>{cells}</tr>"
     both = metrics["diversity_ms_ssim"]
     return (
         f"<p>Against {metrics['real_slices']} training slices of the same strata. The row of held-out real slices says "
-        "what a perfect generator would get; FID falls with the number of slices, so compare only equal n.</p>"
+        "what a perfect generator would get; FID falls with the number of slices, so compare only equal n. In small "
+        "print 95 % intervals over subjects and slices.</p>"
         f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-        f"<p>Similarity of random pairs (lower is more diverse): synthetic {both['synthetic']:.2f}, "
-        f"real {both['real']:.2f}.</p>"
+        f"<p>Similarity of random pairs (lower is more diverse): synthetic {_mean(both['synthetic'])}, "
+        f"real {_mean(both['real'])}.</p>"
     )
+
+
+def _mean(figure: dict[str, Any]) -> str:
+    return f"{figure['mean']:.2f}{_between(figure['interval_95'].get('mean'))}"
+
+
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f" <small>{_number(interval[0])} to {_number(interval[1])}</small>"
+
+
+def _percents(interval: list[float] | None) -> str:
+    return "" if interval is None else f" <small>{interval[0]:.0%} to {interval[1]:.0%}</small>"
 
 
 def _number(value: float | int | None) -> str:

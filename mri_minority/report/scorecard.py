@@ -83,5 +83,5 @@ def _consistency(metrics: dict[str, Any]) -> str:
     both = metrics["diversity_ms_ssim"]
     return (
         f"Every file has the hash that the manifest says; {pairs} pairs of slices are duplicates; random pairs are "
-        f"alike by {both['synthetic']:.2f} (real {both['real']:.2f})."
+        f"alike by {both['synthetic']['mean']:.2f} (real {both['real']['mean']:.2f})."
     )

@@ -6,14 +6,15 @@ prdc 0.2 (precision, recall, density, coverage) is too small to depend on, so it
 
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import LocalOutlierFactor
 
 from mri_minority.evaluate import fidelity
 from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
-from mri_minority.evaluate.fidelity import density_coverage, distances, fid, interval_over, kid, precision_recall
-from mri_minority.evaluate.texture import diversity
+from mri_minority.evaluate.fidelity import density_coverage, distances, fid, kid, precision_recall
+from mri_minority.evaluate.texture import random_pairs, similarities
 
 RECORDED = {
     "precision": 0.7866666666666666,
@@ -82,19 +83,18 @@ def test_fid_of_known_gaussians() -> None:
     assert fid(real, real + 0.5) == pytest.approx(12 * 0.25, abs=1e-6)
 
 
-def test_interval_covers_and_is_wider_with_fewer_subjects() -> None:
-    rng = np.random.default_rng(1)
-    person = rng.normal(size=100).repeat(5)
-    rows = (person + 0.01 * rng.normal(size=500))[:, None]
-    names = [str(i // 5) for i in range(500)]
-    by_person = interval_over(names, rows, lambda r: float(r.mean()), 0, draws=300)
-    by_slice = interval_over([str(i) for i in range(500)], rows, lambda r: float(r.mean()), 0, draws=300)
-    assert by_person[0] < rows.mean() < by_person[1]
-    ratio = (by_person[1] - by_person[0]) / (by_slice[1] - by_slice[0])
-    assert ratio == pytest.approx(np.sqrt(5), rel=0.25)
+def test_fid_needs_no_more_slices_than_features() -> None:
+    """40 slices of 300 features: covariances of rank 39, as the textbook formula with matrix square roots has it."""
+    rng = np.random.default_rng(3)
+    real, fake = rng.normal(size=(40, 300)), rng.normal(0.1, 1.2, size=(30, 300))
+    first, second = np.cov(real, rowvar=False), np.cov(fake, rowvar=False)
+    gap = real.mean(axis=0) - fake.mean(axis=0)
+    expected = gap @ gap + np.trace(first + second) - 2 * np.trace(sqrtm(first @ second)).real
+    assert fid(real, fake) == pytest.approx(expected, rel=1e-6)
 
 
 def test_diversity_is_one_for_the_same_and_less_for_others() -> None:
     image = np.random.default_rng(0).uniform(-1, 1, (1, 48, 48)).astype(np.float32)
-    assert diversity(np.repeat(image, 3, axis=0), 4, 0) == pytest.approx(1.0)
-    assert diversity(np.random.default_rng(1).uniform(-1, 1, (5, 48, 48)).astype(np.float32), 8, 0) < 0.2
+    np.testing.assert_allclose(similarities(np.repeat(image, 3, axis=0), random_pairs(3, 4, 0)), 1.0)
+    others = np.random.default_rng(1).uniform(-1, 1, (5, 48, 48)).astype(np.float32)
+    assert (similarities(others, random_pairs(5, 8, 0)) < 0.2).all()

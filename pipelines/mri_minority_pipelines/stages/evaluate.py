@@ -1,6 +1,7 @@
 """evaluate: everything that can be measured of a data set, in metrics.json and on a page to read."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +12,28 @@ import torch
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
 from mri_minority.evaluate.attributes import attribute_names, measure, size_attributes
-from mri_minority.evaluate.density import average_knn, local_outlier_factor, rarity_score
-from mri_minority.evaluate.fidelity import Features, density_coverage, fid, interval_over, kid, precision_recall
+from mri_minority.evaluate.halves import half_intervals
 from mri_minority.evaluate.segmenter import dice, segment
-from mri_minority.evaluate.texture import diversity, handcrafted
 from mri_minority.report.page import Page, write_page
 from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines.config import AuditConfig
 from mri_minority_pipelines.events import Event
-from mri_minority_pipelines.measures import by_channel, perceptual
+from mri_minority_pipelines.fidelity_table import (
+    NEIGHBOURS,
+    each_its_own,
+    fidelity_table,
+    rounded,
+    similarity,
+    subjects_of,
+)
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.perceptual import is_installed
-from mri_minority_pipelines.precision_by_rarity import precision_by_rarity, scale_of
+from mri_minority_pipelines.precision_by_rarity import precision_by_rarity
 from mri_minority_pipelines.rarity import pixel_area_mm2
 from mri_minority_pipelines.stages import audit_set, segmenter
 from mri_minority_pipelines.synthetic import FEWEST, SyntheticSet, read_set
 
 _REAL = 400
-_K = 5
 _SUSPICIOUS = 20
 AGREEMENT_GATE = 0.6
 """Dice with the independent segmenter below which image and label map do not belong together."""
@@ -68,9 +72,9 @@ def run(
     auditor = audit_set.auditor_for(store, model, model.recipe().audit if model else AuditConfig(), tell)
     verdicts = auditor.judge(slices.image)
     train = _same_strata(store, store.indices("train"), slices, seed)
-    if len(train) <= _K:
+    if len(train) <= NEIGHBOURS:
         raise DataError(
-            f"expected more than {_K} training slices of the same strata in {store.folder}, found {len(train)}"
+            f"expected more than {NEIGHBOURS} training slices of the same strata in {store.folder}, found {len(train)}"
         )
     held = _same_strata(store, store.indices("holdout"), slices, seed)
     metrics: dict[str, Any] = {
@@ -78,10 +82,10 @@ def run(
         "slices": len(slices.image),
         "real_slices": len(train),
         "audit": audit_set.summary_of(auditor, slices, verdicts),
-        "fidelity": _fidelity(store, slices, train, held, seed, tell),
+        "fidelity": fidelity_table(store, slices, train, held, seed, tell),
         "diversity_ms_ssim": {
-            "synthetic": _diversity(slices.image, seed),
-            "real": _diversity(store.read(train)[0], seed),
+            "synthetic": similarity(slices.image, each_its_own(len(slices.image)), seed),
+            "real": similarity(store.read(train)[0], subjects_of(store, train), seed),
         },
         "attributes": {},
         "agreement": None,
@@ -89,7 +93,7 @@ def run(
     plain = read_set(unguided, store) if unguided else None
     shown: dict[str, dict[str, list[float]]] = {}
     if slices.label is not None and store.label_names:
-        metrics["attributes"], shown = _attributes(store, slices, plain)
+        metrics["attributes"], shown = _attributes(store, slices, plain, seed)
         metrics["agreement"] = _agreement(store, slices, held, model, device)
         metrics["precision_by_rarity"] = precision_by_rarity(metrics["attributes"], store, slices, train, held)
     write_json_atomic(out / "metrics.json", metrics)
@@ -100,11 +104,6 @@ def run(
         Page(metrics, slices.manifest, _card(folder), slices.image, slices.label, order, matches, shown, with_viewer),
     )
     return metrics
-
-
-def _diversity(image: npt.NDArray[np.float32], seed: int) -> float:
-    """Mean over the channels of slices (N, I, H, W)."""
-    return round(float(np.mean([diversity(image[:, c], 100, seed) for c in range(image.shape[1])])), 4)
 
 
 def _card(folder: Path) -> str:
@@ -124,56 +123,8 @@ def _same_strata(
     return np.sort(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
 
-def _fidelity(
-    store: SliceStore,
-    slices: SyntheticSet,
-    train: npt.NDArray[np.int64],
-    held: npt.NDArray[np.int64],
-    seed: int,
-    tell: Callable[[Event], None],
-) -> dict[str, Any]:
-    """Per feature space, the measures of the set, and of held-out real slices beside it."""
-    spaces: dict[str, Callable[[npt.NDArray[np.float32]], Features]] = {"handcrafted": by_channel(handcrafted)}
-    if is_installed():
-        spaces["st-lpips"] = perceptual()
-    groups, result = [store.rows[i].subject for i in train], {}
-    for number, (name, features) in enumerate(spaces.items()):
-        tell(Event("features", number, len(spaces), {"space": name}))
-        real = features(store.read(train)[0])
-        scale = scale_of(real)
-        result[name] = {"synthetic": _figures(scale(real), scale(features(slices.image)), groups, seed)}
-        if len(held) > _K:
-            result[name]["held-out real"] = _figures(scale(real), scale(features(store.read(held)[0])), groups, seed)
-    return result
-
-
-def _figures(real: Features, rows: Features, groups: list[str], seed: int) -> dict[str, Any]:
-    broken = int((~np.isfinite(rows).all(axis=1)).sum())
-    if broken:
-        raise DataError(f"expected finite features, found NaN in {broken} of {len(rows)} slices; draw the set again")
-    k = min(_K, len(rows) - 1, len(real) - 1)
-    precision, recall = precision_recall(real, rows, k)
-    density, coverage = density_coverage(real, rows, k)
-    score = rarity_score(real, rows, k)
-    low, high = interval_over(groups, real, lambda some: kid(some, rows), seed)
-    return {
-        "n": len(rows),
-        "kid": round(kid(real, rows), 5),
-        "kid_95": [round(low, 5), round(high, 5)],
-        "fid": round(fid(real, rows), 3),
-        "precision": round(precision, 4),
-        "recall": round(recall, 4),
-        "density": round(density, 4),
-        "coverage": round(coverage, 4),
-        "avg_knn": round(float(average_knn(real, rows, k).mean()), 4),
-        "lof": round(float(local_outlier_factor(real, rows).mean()), 4),
-        "rarity_score": None if np.isnan(score).all() else round(float(np.nanmean(score)), 4),
-        "rarity_undefined": int(np.isnan(score).sum()),
-    }
-
-
 def _attributes(
-    store: SliceStore, slices: SyntheticSet, plain: SyntheticSet | None
+    store: SliceStore, slices: SyntheticSet, plain: SyntheticSet | None, seed: int
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
     """Share of slices beyond the real 95th percentile of their stratum; and the values behind it."""
     train, strata, mm2 = store.indices("train"), store.strata(), pixel_area_mm2(store)
@@ -183,17 +134,14 @@ def _attributes(
     table: dict[str, Any] = {}
     values: dict[str, dict[str, list[float]]] = {}
     names = attribute_names(store.label_names)
+    people, own = subjects_of(store, train), each_its_own(len(slices.image))
     pictured = {*size_attributes(names), *(name for name in names if name.endswith("_count"))}
     for name in names:
         real, drawn = (measure(name, part, store.label_names, mm2) for part in (label, slices.label))
-        beyond = []
-        for t in np.unique(slices.stratum):
-            here = real[strata[train] == t]
-            if len(here):
-                beyond.append(drawn[slices.stratum == t] > np.quantile(here, 0.95))
-        rate = float(np.concatenate(beyond).mean()) if beyond else 0.0
+        interval = half_intervals((people, own), partial(_beyond, real, strata[train], drawn, slices.stratum), seed)
         table[name] = {
-            "beyond_real_p95": round(rate, 4),
+            "beyond_real_p95": round(_beyond(real, strata[train], drawn, slices.stratum)["beyond_real_p95"], 4),
+            "interval_95": rounded(interval),
             "mean_real": round(float(real.mean()), 5),
             "mean_synthetic": round(float(drawn.mean()), 5),
         }
@@ -204,6 +152,24 @@ def _attributes(
                 values[name]["unguided"] = measure(name, plain.label[here], store.label_names, mm2).tolist()
             values[name]["synthetic"] = drawn.tolist()
     return table, values
+
+
+def _beyond(
+    real: npt.NDArray[np.float64],
+    real_stratum: npt.NDArray[np.int64],
+    drawn: npt.NDArray[np.float64],
+    stratum: npt.NDArray[np.int64],
+    index: tuple[npt.NDArray[np.int64], ...] | None = None,
+) -> dict[str, float]:
+    """Share of drawn values beyond the real 95th percentile of their stratum, where there are real ones; of a part."""
+    if index is not None:
+        real, real_stratum, drawn, stratum = real[index[0]], real_stratum[index[0]], drawn[index[1]], stratum[index[1]]
+    beyond = [
+        drawn[stratum == t] > np.quantile(real[real_stratum == t], 0.95)
+        for t in np.unique(stratum)
+        if (real_stratum == t).any()
+    ]
+    return {"beyond_real_p95": float(np.concatenate(beyond).mean()) if beyond else 0.0}
 
 
 def _agreement(
