@@ -161,14 +161,17 @@ def _beyond(
     stratum: npt.NDArray[np.int64],
     index: tuple[npt.NDArray[np.int64], ...] | None = None,
 ) -> dict[str, float]:
-    """Share of drawn values beyond the real 95th percentile of their stratum, where there are real ones; of a part."""
+    """Share of drawn values beyond the real 95th percentile of their stratum; of a part of each set.
+
+    Strata without real slices, and those whose percentile is 0 (the structure is hardly ever there), do not count, as
+    in `synthesize`.
+    """
     if index is not None:
         real, real_stratum, drawn, stratum = real[index[0]], real_stratum[index[0]], drawn[index[1]], stratum[index[1]]
-    beyond = [
-        drawn[stratum == t] > np.quantile(real[real_stratum == t], 0.95)
-        for t in np.unique(stratum)
-        if (real_stratum == t).any()
-    ]
+    beyond: list[npt.NDArray[np.bool_]] = []
+    for t in np.intersect1d(stratum, real_stratum):
+        limit = np.quantile(real[real_stratum == t], 0.95)
+        beyond += [drawn[stratum == t] > limit] if limit > 0 else []
     return {"beyond_real_p95": float(np.concatenate(beyond).mean()) if beyond else 0.0}
 
 
