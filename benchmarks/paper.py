@@ -1,10 +1,11 @@
 """The evidence of the paper, redone on brain MRI: figures, numbers, and the page that shows them.
 
-    python benchmarks/paper.py --model embedded --store STORE --work WORK --gan GAN --docs docs
+    python benchmarks/paper.py --model embedded --store STORE --work WORK --gan GAN --equal MODEL --docs docs
 
 Writes docs/concepts/the-paper-on-brain-mri.md and its pictures in docs/images. The prose of the page, and what it
 reads out of the figures, is in paper_page.md and was written for the model in the package; every number is filled in
-here. GAN is the folder of gan.py. Runs can be cut short (--minutes); the same command goes on.
+here. GAN is the folder of gan.py, --equal a model (of curve.py) whose networks were trained for as many minutes. Runs
+can be cut short (--minutes); the same command goes on.
 """
 
 from dataclasses import replace
@@ -39,17 +40,19 @@ SCORED, DRAWS, SHOWN, CHUNK = 400, 5, 8, 32
 def main() -> None:
     parser = options(__doc__)
     parser.add_argument("--gan", type=Path, required=True)
+    parser.add_argument("--equal", type=Path, required=True, help="a model trained as long as the GAN")
     parser.add_argument("--docs", type=Path, required=True)
     parser.add_argument("--count-sets", type=int, default=96, help="slices of each set in figures 4 and 5")
     args = parser.parse_args()
     sweep = Sweep(args.model, args.store, args.work, args.minutes)
+    equal = Sweep(str(args.equal), args.store, args.work / "equal", args.minutes)
     images = args.docs / "images"
     try:
         told = {
             **one_shot(sweep, images),
             **scores(sweep, images),
             **density(sweep, args.count, images),
-            **side_by_side(sweep, args.gan, args.count_sets, images),
+            **side_by_side(sweep, equal, args.gan, args.count_sets, images),
         }
     except OutOfTime:
         raise SystemExit("not everything is drawn yet; run the same command again") from None
@@ -199,8 +202,11 @@ def density(sweep: Sweep, count: int, images: Path) -> dict[str, Any]:
     return told
 
 
-def side_by_side(sweep: Sweep, folder: Path, count: int, images: Path) -> dict[str, Any]:
-    """Figures 4 and 5: GAN, ancestral and minority sampling, the diffusion samplers with the same seeds."""
+def side_by_side(sweep: Sweep, equal: Sweep, folder: Path, count: int, images: Path) -> dict[str, Any]:
+    """Figures 4 and 5: GAN, ancestral and minority sampling, the diffusion samplers with the same seeds.
+
+    Twice: with a model trained as long as the GAN, and with the model of the other figures.
+    """
     sample, store, judge = sweep.model.recipe().sample, sweep.store, sweep.judge
     net, notes = comparator.load(folder)
     base = Setting(sample.solver, sample.steps, sample.guidance, rarity="minority")
@@ -210,12 +216,15 @@ def side_by_side(sweep: Sweep, folder: Path, count: int, images: Path) -> dict[s
     sets = {"real, held out": store.read(held)}
     sets["GAN"] = comparator.draw(net, count, sweep.model.recipe().prepare.size, sweep.seed)
     strata = {"real, held out": all_strata[held]}
-    for name, setting in (
-        ("ancestral", replace(base, method="ancestral", guidance=0.0)),
-        ("minority", base),
-        ("minority, by ventricles_share", replace(base, rarity=Setting.rarity)),
+    plain = replace(base, method="ancestral", guidance=0.0)
+    for name, drawing, setting in (
+        ("ancestral, trained as long", equal, plain),
+        ("minority, trained as long", equal, base),
+        ("ancestral", sweep, plain),
+        ("minority", sweep, base),
+        ("minority, by ventricles_share", sweep, replace(base, rarity=Setting.rarity)),
     ):
-        found, _ = sweep.draw(setting, count)
+        found, _ = drawing.draw(setting, count)
         sets[name] = (found.image, found.label)
         strata[name] = found.stratum
     train = np.array([i for i in store.indices("train") if int(all_strata[i]) in judge.p95])

@@ -57,7 +57,7 @@ def run(
         store: The slices that its model learnt from.
         model: The model, for its audit and segmenter; None makes an audit and leaves agreement out.
         out: Where to write.
-        seed: Chooses real slices and bootstrap draws.
+        seed: Chooses real slices and the halves behind intervals.
         device: Where the segmenter computes.
         tell: Receives progress.
         with_viewer: Put niivue into the page, which makes it 1.1 MB larger.
