@@ -102,7 +102,9 @@ def rows_of(plan: Plan, rank: int, processes: int) -> list[slice]:
     return [slice(first, first + size) for first in range(rank * share, (rank + 1) * share, size)]
 
 
-def train(fabric: Fabric, module: nn.Module, loss_of: LossOf, plan: Plan) -> Iterator[tuple[Progress, Ema]]:
+def train(
+    fabric: Fabric, module: nn.Module, loss_of: LossOf, plan: Plan, quick: nn.Module | None = None
+) -> Iterator[tuple[Progress, Ema]]:
     """Train until the budget is used up, yielding after every step; goes on from the plan's checkpoint.
 
     All randomness of step n is named after n (in `loss_of`) and the checkpoint holds everything else, so a run that
@@ -114,6 +116,7 @@ def train(fabric: Fabric, module: nn.Module, loss_of: LossOf, plan: Plan) -> Ite
         module: The network, in training mode.
         loss_of: See :data:`LossOf`; a step's gradient is the sum over all rows, whoever computes them.
         plan: The rest.
+        quick: Called in place of the network, whose weights it shares (the compiled network).
 
     Yields:
         Where training stands, and the averaged weights.
@@ -127,7 +130,7 @@ def train(fabric: Fabric, module: nn.Module, loss_of: LossOf, plan: Plan) -> Ite
     module.to(fabric.device)
     ema, optimiser = Ema(module, plan.ema), _adamw(module, plan)
     step, before = _resume(plan, module, ema, optimiser)
-    network, driver = fabric.setup(module, optimiser)
+    network, driver = fabric.setup(module if quick is None else quick, optimiser)
     begun, saved, failures = time.monotonic(), before, 0
 
     def seconds() -> float:

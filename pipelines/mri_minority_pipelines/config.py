@@ -75,6 +75,7 @@ class DenoiserConfig(_Settings):
     blocks: int = 1
     head: int = 24
     precision: Precision = "auto"
+    compile: Literal["auto", "yes", "no"] = "auto"
     noise_mean: float = 0.0
     noise_std: float = 1.6
     noise_max: float = Field(40.0, gt=0)

@@ -21,6 +21,7 @@ from mri_minority.core.errors import DataError, UsageError
 from mri_minority.diffusion.sizes import SizeCalibrated
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
+from mri_minority.training.compiling import wants_compile
 from mri_minority.training.processes import fabric_for
 from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe
 from mri_minority_pipelines.model_folder import ModelFolder
@@ -225,3 +226,50 @@ def test_a_second_network_for_low_noise(store: SliceStore, recipe: Recipe, tmp_p
     before = folder.fingerprint()
     shutil.copyfile(out / "world.safetensors", out / "fine.safetensors")
     assert folder.fingerprint() != before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_learns_the_same(store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
+    """Losses agree with those of the network as it is, up to the order of sums. In processes without shape checks."""
+    losses = {}
+    for compile_ in ("no", "yes"):
+        denoiser = recipe.denoiser.model_copy(update={"max_steps": 8, "compile": compile_})
+        file = tmp_path / f"{compile_}.yaml"
+        said = recipe.model_copy(update={"denoiser": denoiser}).model_dump(mode="json")
+        file.write_text(yaml.safe_dump(said), encoding="utf-8")
+        done = subprocess.run(
+            training(store, file, tmp_path / compile_), capture_output=True, text=True, check=True, timeout=600
+        )
+        assert "without torch.compile" not in done.stderr
+        losses[compile_] = [loss for _, loss in loss_curve(tmp_path / compile_)]
+    assert losses["yes"] == pytest.approx(losses["no"], rel=1e-3)
+    assert not same_weights(tmp_path / "yes", tmp_path / "no")  # else nothing was compiled
+
+
+def test_where_nothing_can_be_compiled_training_says_so(
+    store: SliceStore, recipe: Recipe, fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(network: torch.nn.Module) -> torch.nn.Module:
+        return _Broken()
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    config = recipe.denoiser.model_copy(update={"max_steps": 3, "compile": "yes"})
+    said: list[str] = []
+    train_denoiser.run(config, store, tmp_path, fabric, lambda event: said.append(str(event.values.get("text"))))
+    assert any("without torch.compile" in text and "no compiler here" in text for text in said)
+    assert len(loss_curve(tmp_path)) == 3
+
+
+class _Broken(torch.nn.Module):
+    def forward(self, *anything: object) -> torch.Tensor:
+        raise RuntimeError("no compiler here\nand a long explanation")
+
+
+def test_compiling_is_for_long_runs_of_one_process_on_a_cpu() -> None:
+    assert wants_compile("auto", CPU, 1, 30.0)
+    assert not wants_compile("auto", CPU, 1, 10.0)
+    assert not wants_compile("auto", CPU, 2, 30.0)
+    assert not wants_compile("auto", torch.device("cuda"), 1, 30.0)
+    assert not wants_compile("no", CPU, 1, 30.0)
+    assert wants_compile("yes", CPU, 2, 1.0)

@@ -18,6 +18,7 @@ TINY: dict[str, Any] = {
         "channels": [32, 32],
         "attention": [False, False],
         "head": 8,
+        "compile": "no",
         "batch": 4,
         "precision": "float32",
         "max_steps": 12,
