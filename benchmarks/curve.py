@@ -9,7 +9,6 @@ whenever you like: the same command goes on.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -24,6 +23,7 @@ from sweep import Setting, Sweep, fill, percent
 from mri_minority.evaluate.fidelity import kid, precision_recall
 from mri_minority.report.figures import contact_sheet
 from mri_minority.slices.store import SliceStore
+from mri_minority.training.checkpoint import load_tensors
 from mri_minority_pipelines.perceptual import shift_tolerant_lpips
 from mri_minority_pipelines.request import resolve
 from mri_minority_pipelines.stages import train
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, nargs="+", default=[5, 15, 30, 60, 120])
+    parser.add_argument("--also", nargs="*", default=[], help="MINUTES=MODEL: a model that is trained already")
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--page", type=Path, help="the page whose table is replaced")
     parser.add_argument("--out", type=Path, help="a picture of the curve")
@@ -54,16 +55,20 @@ def main() -> None:
         return (kid(of_real, seen) * 1000, *precision_recall(of_real, seen))
 
     lines, curve, rows = [HEAD, "|---|---|---|---|---|---|---|"], [], [("held out", held_image[:8], held_label[:8])]
-    for minutes in args.minutes:
-        model = args.work / f"model-{minutes:g}"
-        train.run(resolve(args.recipe, minutes=minutes), store, model, "minority", "denoiser", CPU, quiet)
-        sweep = Sweep(str(model), args.store, args.work / f"drawn-{minutes:g}")
+    there = {float(text.partition("=")[0]): text.partition("=")[2] for text in args.also}
+    for minutes in sorted([*args.minutes, *there]):
+        model = there.get(minutes) or str(args.work / f"model-{minutes:g}")
+        if minutes not in there:
+            train.run(resolve(args.recipe, minutes=minutes), store, Path(model), "minority", "denoiser", CPU, quiet)
+        sweep = Sweep(model, args.store, args.work / f"drawn-{minutes:g}")
         config = sweep.model.recipe().sample
         drawn, _ = sweep.draw(Setting(config.solver, config.steps, 0.0, method="ancestral"), args.count)
         beyond = percent(sweep.judge.of(drawn)["attribute_rate"], args.count)
         ratio = share_of_real(store, drawn.label, drawn.stratum)
         curve.append((minutes, *against_held_out(drawn.image)))
-        lines.append(f"| {minutes:g} | {steps_of(model)} | {ratio:.2f} | {beyond} | {figures(curve[-1][1:])} |")
+        lines.append(
+            f"| {minutes:g} | {steps_of(sweep.model.path)} | {ratio:.2f} | {beyond} | {figures(curve[-1][1:])} |"
+        )
         print(lines[-1], flush=True)
         rows.append((f"{minutes:g} minutes", drawn.image[:8], drawn.label[:8]))
         contact_sheet(args.work / "curve.png", rows)
@@ -90,9 +95,8 @@ def share_of_real(store: SliceStore, label: np.ndarray, stratum: np.ndarray) -> 
 
 def steps_of(model: Path) -> str:
     """Steps that the networks of a model took."""
-    logs = [model / f"{name}_log.jsonl" for name in ("denoiser", "fine")]
-    last = [json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["step"] for log in logs if log.is_file()]
-    return " + ".join(map(str, last))
+    files = [model / f"{name}.safetensors" for name in ("denoiser", "fine")]
+    return " + ".join(str(load_tensors(file)[1].get("step", "?")) for file in files if file.is_file())
 
 
 def figures(of: tuple[float, ...]) -> str:

@@ -123,9 +123,12 @@ def _along(results: Row) -> str:
     axis = {
         "rarity": f"tenth of {results['rarity']} inside the stratum, 10 is rarest",
         "attribute": f"tenth of {results['attribute']} inside the stratum, 10 is largest",
+        "stratum": f"stratum, from {results['strata'][0]} to {results['strata'][-1]}",
+        "stratum, rarest tenth": "stratum; only its rarest tenth",
     }
     # Where rarity is the attribute itself, the second picture would be the first one again.
-    shown = ["attribute"] if results["rarity"] == f"attribute:{results['attribute']}" else ["rarity", "attribute"]
+    same = results["rarity"] == f"attribute:{results['attribute']}"
+    shown = [by for by in axis if not (same and by == "rarity")]
     plots = ""
     for of in results["sets"]:
         for by in shown:
@@ -133,7 +136,7 @@ def _along(results: Row) -> str:
                 rows = [r for r in results["along"] if (r["set"], r["by"], r["class"]) == (of, by, name)]
                 for ratio in _ratios(rows):
                     curves = {label_of(r): r["dice"] for r in rows if r["ratio"] in (0, ratio)}
-                    points = [str(n) for n in range(1, 11)]
+                    points = [str(n) for n in range(1, len(rows[0]["dice"]) + 1)]
                     plots += lines(f"{name}; training set: {of}", axis[by], points, curves)
     return f"<p>Mean over patients and seeds.</p><div class='charts study'>{plots}</div>"
 

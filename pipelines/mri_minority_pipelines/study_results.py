@@ -61,7 +61,8 @@ def results_of(
     Returns:
         `means`: per training set, arm, ratio, class, metric and group the mean and the spread between seeds.
         `differences`: paired, see :func:`mri_minority.evaluate.paired.paired_bootstrap`, with `p_holm` over all that
-        were asked of one training set, reference and group. `along`: mean Dice by tenth of rarity and of the attribute.
+        were asked of one training set, reference and group. `along`: mean Dice by tenth of rarity, of the attribute,
+        and by stratum, of all slices and of the rarest tenth in it.
     """
     held = store.indices("holdout")
     strata = store.strata()[held]
@@ -77,6 +78,10 @@ def results_of(
     }
     if np.array_equal(chosen[RAREST], chosen[LARGEST]):  # rarity is the attribute itself: asked once
         del chosen[LARGEST]
+    every = len(store.strata_names)
+    lines = {name: (groups, GROUPS) for name, groups in tenth.items()}
+    lines["stratum"] = (strata, every)
+    lines["stratum, rarest tenth"] = (np.where(chosen[RAREST], strata, -1), every)
     names = store.label_names
     table: _Table = {}
     for key in dict.fromkeys((t.of, t.arm, t.ratio) for t in tested):
@@ -90,7 +95,8 @@ def results_of(
     return {
         "means": [_mean_row(key, values) for key, values in table.items()],
         "differences": _differences(table, config),
-        "along": _along(tested, names, patients, tenth),
+        "along": _along(tested, names, patients, lines),
+        "strata": list(store.strata_names),
     }
 
 
@@ -164,16 +170,16 @@ def _along(
     tested: list[RunValues],
     names: tuple[str, ...],
     patients: npt.NDArray[np.int64],
-    tenth: dict[str, npt.NDArray[np.int64]],
+    lines: dict[str, tuple[npt.NDArray[np.int64], int]],
 ) -> list[dict[str, Any]]:
-    """Mean Dice in each tenth of rarity and of the attribute, over patients and seeds."""
+    """Mean Dice over patients and seeds in each group; by what -> group of every slice (-1: in none), and how many."""
     rows = []
     for of, arm, ratio in dict.fromkeys((t.of, t.arm, t.ratio) for t in tested):
         runs = [t.values["dice"].double().numpy() for t in tested if (t.of, t.arm, t.ratio) == (of, arm, ratio)]
         for c, name in enumerate(names):
-            for by, groups in tenth.items():
+            for by, (groups, count) in lines.items():
                 dice: list[float | None] = []
-                for g in range(GROUPS):
+                for g in range(count):
                     each = [_mean(means_over_patients(run[:, c], patients, groups == g)) for run in runs]
                     known = [v for v in each if v is not None]
                     dice.append(_rounded(float(np.mean(known))) if known else None)

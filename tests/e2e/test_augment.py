@@ -237,6 +237,10 @@ def test_a_planted_gain_is_found_where_it_was_planted(store: SliceStore) -> None
     known = [v for v in along["dice"] if v is not None]
     assert known[-1] == pytest.approx(0.8, abs=1e-4)
     assert known[:-1] == pytest.approx([0.7] * (len(known) - 1), abs=1e-4)
+    by = {r["by"]: r["dice"] for r in results["along"] if r["arm"] == "minority"}
+    assert len(by["stratum"]) == len(store.strata_names)
+    assert [v for v in by["stratum, rarest tenth"] if v is not None] == pytest.approx([0.8] * 2, abs=1e-4)
+    assert 0.7 < max(v for v in by["stratum"] if v is not None) < 0.75
 
 
 def _tested(arm: str, dice: np.ndarray) -> RunValues:
