@@ -44,7 +44,7 @@ def half_intervals(
     rng = np.random.default_rng(seed)
     values = [of(tuple(_half(found, rng) for found in members)) for _ in range(draws)]
     whole = of(tuple(np.arange(len(set_)) for set_ in subjects))
-    # The half of an odd number is rounded up, which widens the interval a little rather than narrowing it.
+    # kept / left out is 1 but for odd numbers, of which more than half is kept.
     wider = max(np.sqrt(-(-len(found) // 2) / (len(found) // 2)) for found in members)
     result = {}
     for name, value in whole.items():
