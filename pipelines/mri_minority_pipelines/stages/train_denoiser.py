@@ -70,7 +70,7 @@ def _train_network(
     check_memory(needed, fabric.device, micro_batch)
     tell(Event("note", 0, 0, {"text": f"a training step takes about {needed / 1024**3:.1f} GiB"}))
     plan = plan_of(config, checkpoint)
-    quick = None
+    quick: nn.Module | None = None
     if wants_compile(config.compile, fabric.device, fabric.world_size, config.minutes):
         tell(Event("note", 0, 0, {"text": "compiling the network, which takes a minute or two and saves more"}))
         made = compiled(net, lambda network: loss_of(network, 0, slice(micro_batch)))
