@@ -81,6 +81,7 @@ def _measured(real: Features, rows: Features) -> dict[str, float]:
 
 
 def subjects_of(store: SliceStore, index: npt.NDArray[np.int64]) -> list[str]:
+    """Subject of every slice, for :func:`mri_minority.evaluate.halves.half_intervals`."""
     return [store.rows[i].subject for i in index]
 
 
