@@ -19,7 +19,12 @@ Edit = Annotated[
 ]
 Store = Annotated[
     Path | None,
-    typer.Option("--store", help="With --edit: edit training maps of this store, not drawn ones.", show_default=False),
+    typer.Option(
+        "--store",
+        help="With --edit: edit training maps of this store, not drawn ones. With --insert: whose shapes and places "
+        "are inserted, instead of those in --into.",
+        show_default=False,
+    ),
 ]
 Insert = Annotated[
     str | None,

@@ -1,6 +1,10 @@
 """Changes of training slices after nnU-Net's, from MONAI's transforms: space for both, intensity for the image."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
+from monai.data import get_track_meta, set_track_meta
 from monai.transforms import (
     Compose,
     RandAdjustContrastd,
@@ -63,13 +67,25 @@ class SegmentationAugment:
     def __call__(self, image: Tensor, label: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """Augment images (B, C, H, W) in [-1, 1], a few of which may leave it, and their labels (B, H, W)."""
         images, labels = [], []
-        for number in range(len(image)):
-            own = generator_for(self.seed, "augment", step, number).initial_seed() % 2**32
-            self._transforms.set_random_state(seed=own)
-            done = self._transforms({"image": image[number], "label": label[number][None].float()})
-            images.append(done["image"].as_tensor())
-            labels.append(done["label"].as_tensor()[0].round().to(label.dtype))
+        with _without_metadata():
+            for number in range(len(image)):
+                own = generator_for(self.seed, "augment", step, number).initial_seed() % 2**32
+                self._transforms.set_random_state(seed=own)
+                done = self._transforms({"image": image[number], "label": label[number][None].float()})
+                images.append(done["image"])
+                labels.append(done["label"][0].round().to(label.dtype))
         return stack(images), stack(labels)
+
+
+@contextmanager
+def _without_metadata() -> Iterator[None]:
+    """MONAI's affines and histories are of no use here and take half of the time (benchmarks/training.md)."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def sides_are_alike(label_names: tuple[str, ...]) -> bool:

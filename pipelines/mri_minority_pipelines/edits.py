@@ -160,8 +160,12 @@ def _possible(kind: str, low: float, high: float) -> tuple[float, float]:
 
 
 def described(edit: Edit) -> dict[str, Any]:
-    """An edit with its parameters, for the trace."""
-    return {"class": type(edit).__name__, **asdict(edit)}  # type: ignore[call-overload]
+    """An edit with its parameters, for the trace; masks are not copied there: the slices they come from are named."""
+    parameters: dict[str, Any] = asdict(edit)  # type: ignore[call-overload]
+    return {
+        "class": type(edit).__name__,
+        **{name: value for name, value in parameters.items() if not isinstance(value, np.ndarray)},
+    }
 
 
 def _end(text: str, whole: str, unit: str) -> End:

@@ -1,25 +1,24 @@
-"""Where given label maps come from: edited maps (real or drawn), and real slices that something is inserted into."""
+"""Where given label maps come from: real slices or drawn ones, and what is done to them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import binary_dilation
 from skimage.filters import threshold_otsu
 
-from mri_minority.anatomy.edit import CannotReach, Edited, room_of
-from mri_minority.core.errors import DataError, UsageError
+from mri_minority.anatomy.edit import CannotReach, Edit, Edited, room_of
+from mri_minority.core.errors import DataError
 from mri_minority.core.rng import generator_for
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
-from mri_minority_pipelines.edits import EditRequest, described, parse_edit
+from mri_minority_pipelines.edits import EditRequest, described
 from mri_minority_pipelines.given import MARGIN, Given
 from mri_minority_pipelines.model_folder import channel_names
 
 _TRIES = 25
-_LEAST_MM2 = 20.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,47 @@ class Base:
     trace: dict[str, Any]
     affine: npt.NDArray[np.float64]
     white: tuple[float, ...] | None = None
+
+    @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Sides of a pixel."""
+        sides = np.linalg.norm(self.affine[:3, :2], axis=0)
+        return float(sides[0]), float(sides[1])
+
+
+class Change(Protocol):
+    """What is done to a slice's label map."""
+
+    @property
+    def text(self) -> str:
+        """As it was asked for."""
+        ...
+
+    def __call__(self, base: Base, value: int, rng: np.random.Generator) -> tuple[Edit, dict[str, Any]]:
+        """The edit of one slice, and what the trace says of its source besides the edit's own parameters."""
+        ...
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A change that `--edit` describes.
+
+    Args:
+        request: What to do.
+        card: The model's card.
+    """
+
+    request: EditRequest
+    card: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """As it was typed."""
+        return f"--edit {self.request.text}"
+
+    def __call__(self, base: Base, value: int, rng: np.random.Generator) -> tuple[Edit, dict[str, Any]]:
+        """See :class:`Change`."""
+        return self.request.edit(base.label, value, base.stratum, self.card, base.pixel_mm, rng), {}
 
 
 def check_fit(store: SliceStore, card: dict[str, Any]) -> None:
@@ -78,6 +118,10 @@ def check_channels(store: SliceStore, card: dict[str, Any]) -> None:
         raise DataError(f"expected slices of {said}, as the model's, found {found} in {store.folder}; prepare those")
 
 
+class NoneQualifies(DataError):
+    """A store holds no slice of the kind that is looked for."""
+
+
 class StoreBases:
     """Real slices of a store, in a random order that the seed fixes.
 
@@ -104,7 +148,8 @@ class StoreBases:
         """Look through the label maps; see the class.
 
         Raises:
-            DataError: None qualifies.
+            DataError: The store's slices are not the model's kind.
+            NoneQualifies: None qualifies.
         """
         check_fit(store, card)
         self.stratum = Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
@@ -117,13 +162,18 @@ class StoreBases:
         for part in np.array_split(rows, max(1, len(rows) // 512)):
             kept += [int(i) for i, label in zip(part, store.read(part)[1], strict=True) if fits(label)]
         if not kept:
-            raise DataError(f"expected {why} in {store.folder}, found none; choose another store or other --heights")
+            raise NoneQualifies(
+                f"expected {why} in {store.folder}, found none; choose another store or other --heights"
+            )
         self.rows = np.array(kept)
 
     def __call__(self, item: int, attempt: int, seed: int) -> Base:
         """The slice for an item's attempt."""
         rng = rng_for(seed, "base", item, attempt)
-        at = int(self.rows[rng.integers(len(self.rows))])
+        return self.at(int(self.rows[rng.integers(len(self.rows))]))
+
+    def at(self, at: int) -> Base:
+        """The slice in a row of the store."""
         row = self.store.rows[at]
         image, label = self.store.read(np.array([at]))
         trace = {"label_from": self.whose, "source_series_sha256": row.sha256, "source_index": row.index}
@@ -140,7 +190,8 @@ def rng_for(seed: int, *path: int | str) -> np.random.Generator:
 
 
 def edited(
-    request: EditRequest,
+    change: Change,
+    structure: str,
     base_of: Callable[[int, int, int], Base],
     count: int,
     seed: int,
@@ -150,7 +201,8 @@ def edited(
     """Edited label maps; a map that has no room for its edit is passed over for another one.
 
     Args:
-        request: What to do.
+        change: What to do with a slice.
+        structure: The class that is edited.
         base_of: (item, attempt, seed) -> a slice.
         count: How many.
         seed: Of the run.
@@ -160,32 +212,37 @@ def edited(
     Raises:
         DataError: An item found no map with room in 25 tries.
     """
-    value = list(card["label_names"]).index(request.structure) + 1
+    value = list(card["label_names"]).index(structure) + 1
     for item in range(count):
         refused: DataError | None = None
         for attempt in range(_TRIES):
             base = base_of(item, attempt, seed)
             try:
-                yield _one(request, base, value, rng_for(seed, "edit", item, attempt), card, insert)
+                yield _one(change, structure, base, value, rng_for(seed, "edit", item, attempt), card, insert)
                 break
             except (CannotReach, DataError) as error:
                 refused = error
         else:
-            raise DataError(f"no label map in {_TRIES} has room for --edit {request.text}; the last one: {refused}")
+            raise DataError(f"no label map in {_TRIES} has room for {change.text}; the last one: {refused}")
 
 
 def _one(
-    request: EditRequest, base: Base, value: int, rng: np.random.Generator, card: dict[str, Any], insert: bool
+    change: Change,
+    structure: str,
+    base: Base,
+    value: int,
+    rng: np.random.Generator,
+    card: dict[str, Any],
+    insert: bool,
 ) -> Given:
-    sides = np.linalg.norm(base.affine[:3, :2], axis=0)
-    room = room_for(base, card)
-    edit = request.edit(base.label, value, base.stratum, card, (float(sides[0]), float(sides[1])), rng)
-    done: Edited = edit.apply(base.label, value, room, rng)
+    edit, source = change(base, value, rng)
+    done: Edited = edit.apply(base.label, value, room_for(base, card), rng)
     trace = {
         **base.trace,
-        "edit": request.text,
-        "structure": request.structure,
+        "edit": change.text,
+        "structure": structure,
         **described(edit),
+        **source,
         "reached": round(done.reached, 4),
         "jacobian_min": round(done.jacobian_min, 4),
     }
@@ -203,18 +260,3 @@ def room_for(base: Base, card: dict[str, Any]) -> npt.NDArray[np.bool_]:
         return room_of(base.label)
     bright = base.image[0] > threshold_otsu(base.image[0])
     return room_of(bright.astype(np.uint8))
-
-
-def insertion(text: str, card: dict[str, Any]) -> EditRequest:
-    """Read `NAME` or `NAME=LOW..HIGH` (mm2); without a range, from 20 mm2 to the largest real 95th percentile.
-
-    Raises:
-        UsageError: There is no such class, or the range is none.
-    """
-    name, _, amount = text.partition("=")
-    if name not in card["label_names"]:
-        raise UsageError(f"expected --insert with a class among {', '.join(card['label_names'])}, found {name!r}")
-    if not amount:
-        limit = max(row[1] for row in card["real_attributes"][f"{name}_area_mm2"])
-        amount = f"{_LEAST_MM2:.1f}..{max(limit, 2 * _LEAST_MM2):.1f}"
-    return parse_edit(f"{name}:add={amount}", tuple(card["label_names"]))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import zarr
 from typer.testing import CliRunner
 
 from mri_minority.anatomy.edit import room_of
+from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.resize import Resize
 from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.diffusion.state import encode
@@ -202,9 +205,48 @@ def test_inserting_keeps_the_persons_pixels(model: Path, store: SliceStore, tmp_
     healthy = [i for i in range(len(store.rows)) if not (store.read(np.array([i]))[1] == 3).any()]
     if not healthy:
         pytest.skip("every phantom slice shows ventricles")
-    wish = Wish(insert="ventricles=60..200", store=store.folder, allow_derived=True)
+    wish = Wish(insert="ventricles=60..200", into=store.folder, allow_derived=True)
     manifest = draw(model, tmp_path / "out", wish, count=2)
     check_derived(manifest, store, tmp_path / "out")
+
+
+def test_an_inserted_shape_is_another_training_subjects(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Whose shape it is stands in the trace, and laying that shape again gives the same map."""
+    wish = Wish(insert="ventricles", into=store.folder, allow_derived=True)
+    manifest = draw(model, tmp_path / "out", wish, count=4)
+    check_derived(manifest, store, tmp_path / "out")
+    at = {(row.sha256, row.index): i for i, row in enumerate(store.rows)}
+    for row in manifest["slices"]:
+        trace = row["trace"]
+        assert trace["class"] == "LesionGraft"
+        assert trace["shape_from"] == "person"
+        donor = at[trace["shape_series_sha256"], trace["shape_index"]]
+        source = at[trace["source_series_sha256"], trace["source_index"]]
+        assert store.rows[donor].split == "train"
+        assert store.rows[donor].subject != store.rows[source].subject
+        assert store.strata()[donor] == store.strata()[source]
+        theirs, before = store.read(np.array([donor]))[1][0], store.read(np.array([source]))[1][0]
+        again = LesionGraft(theirs == 3, room_of(theirs)).apply(before, 3, room_of(before), np.random.default_rng(0))
+        np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
+
+
+def test_where_nobody_shows_it_a_patch_is_painted(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """With a store that was said to lend its shapes, that is an error instead."""
+    bare = tmp_path / "bare.store"
+    shutil.copytree(store.folder, bare)
+    labels = zarr.open_array(bare / "label.zarr", mode="r+")
+    labels[:] = np.where(labels[:] == 3, 2, labels[:])
+    without = SliceStore(bare)
+    assert not (without.read(np.arange(len(without.rows)))[1] == 3).any()
+    wish = Wish(insert="ventricles=60..200", into=bare, allow_derived=True)
+    manifest = draw(model, tmp_path / "out", wish, count=2)
+    for row in manifest["slices"]:
+        assert row["trace"]["class"] == "LesionAdd"
+        assert row["trace"]["shape_from"] == "painted"
+        assert 60 <= row["attributes"]["ventricles_area_mm2"] <= 200 + 16
+    with pytest.raises(DataError, match="show ventricles"):
+        draw(model, tmp_path / "refused", replace(wish, store=bare))
+    assert not (tmp_path / "refused").exists()
 
 
 def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> None:
@@ -246,7 +288,7 @@ def test_starting_from_real_slices(model: Path, store: SliceStore, tmp_path: Pat
     """The less noise, the nearer to the source; the manifest names it."""
     far = []
     for strength in (0.34, 1.0):
-        wish = Wish(strength=strength, store=store.folder, allow_derived=True)
+        wish = Wish(strength=strength, into=store.folder, allow_derived=True)
         manifest = draw(model, tmp_path / str(strength), wish, count=3, method="ancestral")
         assert manifest["derived"] is True
         assert {"source_series_sha256", "start_sigma"} <= set(manifest["slices"][0]["trace"])
@@ -316,6 +358,8 @@ def test_wrong_maps_are_one_line(case: str, says: str, model: Path, tmp_path: Pa
         (["--from", "STORE", "--strength", "1.5", "--allow-derived"], 2, "--strength"),
         (["--from", "STORE"], 2, "belong together"),
         (["--insert", "lesion"], 2, "belong together"),
+        (["--insert", "ventricles=9..x", "--into", "STORE", "--allow-derived"], 2, "mm2"),
+        (["--insert", "ventricles=0", "--into", "STORE", "--allow-derived"], 2, "mm2"),
         (["--store", "STORE"], 2, "--edit"),
     ],
 )

@@ -10,6 +10,7 @@ from mri_minority.anatomy.asymmetry import Asymmetry
 from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap, pieces, room_of
 from mri_minority.anatomy.flow import MARGIN, jacobian, warped
 from mri_minority.anatomy.lesion_add import LesionAdd
+from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.lesion_move import LesionMove
 from mri_minority.anatomy.lesion_remove import LesionRemove
 from mri_minority.anatomy.lesion_scale import LesionScale
@@ -199,3 +200,60 @@ def test_all_edits_keep_the_protocol() -> None:
     )
     assert all(isinstance(edit, Edit) for edit in every)
     assert len({edit.kind for edit in every}) == len(every)
+
+
+LESION = 4
+
+
+def spot(label: LabelMap, at: tuple[float, float], radius: float) -> np.ndarray:
+    """A lopsided spot: a place in units of the head's box, a radius in pixels."""
+    box = [np.flatnonzero(room_of(label).any(axis=1 - axis)) for axis in (0, 1)]
+    centre = [side[0] + share * (side[-1] - side[0]) for side, share in zip(box, at, strict=True)]
+    x, y = np.meshgrid(*[np.arange(n) for n in label.shape], indexing="ij")
+    return np.hypot(x - centre[0], (y - centre[1]) / 1.5) < radius * (1 + 0.2 * (x > centre[0]))
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), across=st.floats(0.3, 0.7), along=st.floats(0.3, 0.7), radius=st.floats(2, 7))
+def test_grafting_into_the_same_head_is_the_donors_lesion(
+    seed: int, across: float, along: float, radius: float
+) -> None:
+    before = head(seed)
+    donor = spot(before, (across, along), radius)
+    done = LesionGraft(donor, room_of(before)).apply(before, LESION, room_of(before), np.random.default_rng(0))
+    np.testing.assert_array_equal(done.label == LESION, donor)
+    np.testing.assert_array_equal(done.label[~donor], before[~donor])
+    assert done.reached == donor.sum()
+
+
+@settings(max_examples=12, deadline=None)
+@given(across=st.floats(0.35, 0.65), along=st.floats(0.35, 0.65), pixels=st.none() | st.integers(20, 200))
+def test_grafting_into_another_head_keeps_the_place(across: float, along: float, pixels: int | None) -> None:
+    """Twice as coarse and elsewhere in the picture: the lesion's centre is at the same place of the head's box."""
+    donor_head = head(3)
+    donor = spot(donor_head, (across, along), 8)
+    other = np.roll(np.pad(donor_head[::2, ::2], ((20, 28), (30, 26))), (7, -9), axis=(0, 1))
+    done = LesionGraft(donor, room_of(donor_head), pixels).apply(
+        other, LESION, room_of(other), np.random.default_rng(0)
+    )
+    found = done.label == LESION
+    assert found.sum() == done.reached
+    assert found.sum() == (pixels or pytest.approx(donor.sum() / 4, rel=0.15))
+    assert pieces(found) == 1
+    wanted = np.argwhere(donor).mean(axis=0) / 2 + np.array([20 + 7, 30 - 9])
+    np.testing.assert_allclose(np.argwhere(found).mean(axis=0), wanted, atol=1.2)
+
+
+def test_grafts_that_do_not_fit_are_refused() -> None:
+    before, rng = head(5), np.random.default_rng(0)
+    room = room_of(before)
+    donor = spot(before, (0.5, 0.5), 5)
+    with pytest.raises(CannotReach, match="does not fit"):
+        LesionGraft(donor, room, pixels=before.size).apply(before, LESION, room, rng)
+    taken = np.where(donor, np.uint8(LESION), before)
+    with pytest.raises(CannotReach, match="does not fit"):
+        LesionGraft(donor, room).apply(taken, LESION, room, rng)
+    with pytest.raises(CannotReach, match="found none"):
+        LesionGraft(donor, np.zeros_like(room)).apply(before, LESION, room, rng)
+    with pytest.raises(CannotReach, match="does not fit"):
+        LesionGraft(np.zeros_like(donor), room).apply(before, LESION, room, rng)

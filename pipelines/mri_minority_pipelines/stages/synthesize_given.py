@@ -30,7 +30,8 @@ from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.given import Given
-from mri_minority_pipelines.given_sources import Base, StoreBases, edited, insertion, rng_for
+from mri_minority_pipelines.given_sources import Base, Requested, StoreBases, edited, rng_for
+from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
 from mri_minority_pipelines.label_maps import allowed_strata, read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
@@ -52,9 +53,11 @@ class Wish:
     Args:
         labels: Folder of label maps; `Request.count` images for each.
         edit: "ventricles:grow=1.5..3".
-        insert: "lesion", or with its area "lesion=30..200" (mm2); needs `store`.
-        strength: Share of the noise path that real slices of `store` are sent back to, in (0, 1]; None: no.
-        store: Real slices: to take training maps from for `edit` (None: the model draws maps), or to derive from.
+        insert: "lesion", or with its area "lesion=30..200" (mm2); needs `into`.
+        strength: Share of the noise path that real slices of `into` are sent back to, in (0, 1]; None: no.
+        store: Real slices whose label maps `edit` changes (None: the model draws maps), or whose structures lend
+            `insert` their shapes (None: those of `into`).
+        into: Real slices to derive from, for `insert` and `strength`.
         allow_derived: Whether slices that are derived from people may be made.
     """
 
@@ -63,6 +66,7 @@ class Wish:
     insert: str | None = None
     strength: float | None = None
     store: Path | None = None
+    into: Path | None = None
     allow_derived: bool = False
 
     @property
@@ -90,13 +94,13 @@ def wish_of(
         raise UsageError("--insert NAME and --into STORE belong together, found one of them")
     if (start is None) != (strength is None):
         raise UsageError("--from STORE and --strength S belong together, found one of them")
-    if store is not None and edit is None:
-        raise UsageError("--store says which training maps --edit changes, found it without --edit")
+    if store is not None and edit is None and insert is None:
+        raise UsageError("--store says whose label maps --edit changes or --insert takes shapes from, found neither")
     if all(one is None for one in (labels, edit, insert, start)):
         if allow_derived:
             raise UsageError("--allow-derived goes with --insert or --from, found neither")
         return None
-    wish = Wish(labels, edit, insert, strength, store or into or start, allow_derived)
+    wish = Wish(labels, edit, insert, strength, store, into or start, allow_derived)
     check(wish)
     return wish
 
@@ -111,7 +115,7 @@ def check(wish: Wish) -> None:
     said = [wish.labels, wish.edit, wish.insert, wish.strength]
     if sum(one is not None for one in said) != 1:
         raise UsageError("expected one of --labels, --edit, --insert with --into, and --from with --strength")
-    if wish.derived and wish.store is None:
+    if wish.derived and wish.into is None:
         raise UsageError("expected a slice store with --insert (--into STORE) or --strength (--from STORE), found none")
     if wish.labels is not None and wish.store is not None:
         raise UsageError("--labels takes its maps from a folder; leave the store out")
@@ -208,17 +212,22 @@ def _given(
             pool = [b for b in _drawn(request, config, model, net, device, fast) if shows(b.label)]
             if not pool:
                 raise DataError(f"none of {count} drawn maps shows {asked.structure}; raise --count or give a --store")
-            return list(edited(asked, lambda i, k, s: pool[(i + k) % len(pool)], count, seed, card))
+            change = Requested(asked, card)
+            return list(edited(change, asked.structure, lambda i, k, s: pool[(i + k) % len(pool)], count, seed, card))
         why = f"training slices that show {asked.structure}"
         bases = StoreBases(SliceStore(wish.store), card, allowed, "train", shows, "training map", why)
-        return list(edited(asked, bases, count, seed, card))
-    store = SliceStore(wish.store or Path())
+        return list(edited(Requested(asked, card), asked.structure, bases, count, seed, card))
     if wish.insert is not None:
-        asked = insertion(wish.insert, card)
-        value = list(card["label_names"]).index(asked.structure) + 1
-        why = f"healthy slices (without {asked.structure})"
-        bases = StoreBases(store, card, allowed, "", lambda m: not (m == value).any(), "person", why)
-        return list(edited(asked, bases, count, seed, card, insert=True))
+        into = SliceStore(wish.into or Path())
+        insertion = parse_insertion(wish.insert, tuple(card["label_names"]))
+        value = list(card["label_names"]).index(insertion.structure) + 1
+        why = f"healthy slices (without {insertion.structure})"
+        bases = StoreBases(into, card, allowed, "", lambda m: not (m == value).any(), "person", why)
+        shapes = into if wish.store is None else SliceStore(wish.store)
+        donors = donors_in(shapes, card, insertion.structure, needed=wish.store is not None)
+        put = Inserted(insertion, donors, card)
+        return list(edited(put, insertion.structure, bases, count, seed, card, insert=True))
+    store = SliceStore(wish.into or Path())
     bases = StoreBases(store, card, allowed, "", lambda m: True, "person", "slices")
     return [_started(bases(i, 0, seed), config, float(wish.strength or 1)) for i in range(count)]
 
@@ -253,7 +262,9 @@ def _drawn(
 def _header(
     wish: Wish, request: Request, sampler: Sampler, config: SampleConfig, model: ModelFolder, fast: bool
 ) -> dict[str, Any]:
-    given = {k: v for k, v in asdict(wish).items() if v is not None and k not in ("labels", "store", "allow_derived")}
+    given = {
+        k: v for k, v in asdict(wish).items() if v is not None and k not in ("labels", "store", "into", "allow_derived")
+    }
     return {
         **synthesize.header_of(request, sampler, config, model, fast),
         "synthetic": not wish.derived,
