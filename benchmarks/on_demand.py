@@ -6,6 +6,11 @@ For every set of maps an image is drawn for each (`synthesize --labels`). A segm
 only reads the image, and its label is compared with the given one. The yardstick is the same segmenter on the real
 images of the same slices. "Beyond the largest" is the share of maps whose ventricles are larger, as a share of the
 labelled area, than in any training slice of the stratum.
+
+Is it the image or the judge? The second table asks a judge that knows large ventricles, and still no synthetic slice:
+half of its real training slices are deformed, map and image together, by edits of the same kind (1 to 3.2 times). And
+it asks both judges about the real images, carried along with their edited maps: what a judge says of anatomy that is
+there. What precision such images have says how much of a loss of precision is anatomy beyond the data.
 """
 
 import argparse
@@ -16,14 +21,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from rare_yield import CPU, HEIGHTS, features, judge, quiet, share
+from torch import nn
 
 from mri_minority.anatomy.edit import CannotReach, room_of
+from mri_minority.anatomy.flow import carried_along
+from mri_minority.backbones.perceptual import ShiftTolerantLpips
 from mri_minority.evaluate.fidelity import precision_recall
-from mri_minority.evaluate.segmenter import dice, segment
+from mri_minority.evaluate.segmenter import build_segmenter, dice, segment, train_segmenter
 from mri_minority.export.dataset import read_manifest
 from mri_minority.report.figures import contact_sheet
+from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.store import SliceStore
+from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.volumes.nifti import write_nifti
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.model_folder import ModelFolder, find_model
@@ -40,6 +51,8 @@ EDITS = {
 }
 LEAST_PIXELS = 20
 AT_ONCE = 50
+EDITED_TRAINING = 1500
+"""Training slices that are tried for the judge that knows edits; those that show ventricles are taken."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +63,13 @@ class Maps:
         at: Rows of the store that they come from (N,).
         label: uint8 (N, H, W).
         stratum: (N,), the model's.
+        image: Of the people, carried along with the edit, float32 (N, I, H, W).
     """
 
     at: npt.NDArray[np.int64]
     label: npt.NDArray[np.uint8]
     stratum: npt.NDArray[np.int64]
+    image: npt.NDArray[np.float32]
 
 
 def main() -> None:
@@ -72,7 +87,9 @@ def main() -> None:
     names, value = store.label_names, store.label_names.index("ventricles") + 1
     base = held_out(store, args.count, value)
     segmenter = judge(store, args.work / "segmenter.safetensors", args.segmenter_steps)
-    real_image = store.read(base.at)[0]
+    knowing = judge_of_edits(store, model, args.work / "segmenter-edits.safetensors", args.segmenter_steps)
+    judges = {"real slices": segmenter, "real slices, half of them edited": knowing}
+    real_image = base.image
     real_dice = {c: dice(segment(segmenter, real_image, CPU), base.label, c) for c in range(1, len(names) + 1)}
     rows = dict(zip(base.at.tolist(), range(len(base.at)), strict=True))
     largest = largest_share(store, value)
@@ -90,6 +107,7 @@ def main() -> None:
     sheet = [("real, held out", real_image[:16], base.label[:16])]
     results: dict[str, Any] = {}
     wanted, found = [], []
+    second: list[dict[str, Any]] = []
     for title, edit in EDITS.items():
         maps = edited(base, edit, model, args.seed) if edit else base
         image = drawn(maps, title, args, store, model)
@@ -116,6 +134,7 @@ def main() -> None:
             "recall": recall,
         }
         results[title] = result
+        second += judged_by(judges, title, maps, image, value, real, lpips)
         cells = " | ".join(f"{own:.3f} ({of_real:.3f}, {own / of_real:.0%})" for own, of_real in pairs)
         print(
             f"| {title} | {len(image)} | {cells} | {result['slope']:.2f} | {result['ratio']:.2f} | {shares.mean():.1%} "
@@ -128,6 +147,11 @@ def main() -> None:
     train_label = store.read(train)[1]
     print(f"Largest ventricles in a training slice of these strata: {share(train_label, value).max():.1%}.")
     results["all"] = {"slope": slope}
+    results["judges"] = second
+    print("\n| judge learnt from | maps | images | Dice ventricles | area slope | area ratio | precision |")
+    print("|---" * 7 + "|")
+    for row in second:
+        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
     (args.work / "on_demand.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     contact_sheet(args.work / "on_demand.png", sheet)
 
@@ -148,16 +172,75 @@ def held_out(store: SliceStore, count: int, value: int) -> Maps:
     at = index[order[np.argsort(turn[order], kind="stable")][:count]]
     at = np.sort(at)
     at = at[np.random.default_rng(1).permutation(len(at))]
-    return Maps(at, _read(store, at), strata[at])
+    image, label = store.read(at)
+    return Maps(at, label, strata[at], image)
 
 
-def _read(store: SliceStore, at: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    return np.asarray(store.read(at)[1])
+def judged_by(
+    judges: dict[str, nn.Module],
+    title: str,
+    maps: Maps,
+    drawn: npt.NDArray[np.float32],
+    value: int,
+    real: npt.NDArray[np.float64],
+    lpips: ShiftTolerantLpips,
+) -> list[dict[str, Any]]:
+    """What each judge says of the drawn images and of the people's own, carried along: rows of the second table."""
+    rows = []
+    given = (maps.label == value).sum(axis=(1, 2)).astype(float)
+    for kind, image in (("real, carried along", maps.image), ("drawn", drawn)):
+        precision, _ = precision_recall(real / real.std(), features(lpips, image) / real.std())
+        for name, net in judges.items():
+            seen = segment(net, image, CPU)
+            read = (seen == value).sum(axis=(1, 2)).astype(float)
+            rows.append(
+                {
+                    "judge": name,
+                    "maps": title,
+                    "images": kind,
+                    "dice": float(np.nanmean(dice(seen, maps.label, value))),
+                    "slope": float(np.polyfit(given, read, 1)[0]),
+                    "ratio": float(read.sum() / given.sum()),
+                    "precision": precision,
+                }
+            )
+    return rows
+
+
+def judge_of_edits(store: SliceStore, model: ModelFolder, path: Path, steps: int) -> nn.Module:
+    """A segmenter that learnt from real training slices alone, every other one with its ventricles grown."""
+    torch.manual_seed(0)
+    net = build_segmenter(len(store.label_names))
+    if path.is_file():
+        net.load_state_dict(load_tensors(path)[0])
+        return net
+    names, train = store.label_names, store.indices("train")
+    value = names.index("ventricles") + 1
+    chosen = np.random.default_rng(3).permutation(train)[:EDITED_TRAINING]
+    image, label = store.read(chosen)
+    shows = (label == value).sum(axis=(1, 2)) >= LEAST_PIXELS
+    there = Maps(chosen[shows], label[shows], store.strata()[chosen[shows]], image[shows])
+    grown = edited(there, "ventricles:grow=1..3.2", model, 5)
+    plain = SliceBatches(store, train, 16, seed=11)
+
+    def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, label = plain(step)[:2]
+        at = np.random.default_rng([9, step]).integers(len(grown.label), size=8)
+        return (
+            torch.cat([image[:8], torch.as_tensor(grown.image[at])]),
+            torch.cat([label[:8], torch.as_tensor(grown.label[at]).to(label.dtype)]),
+        )
+
+    for step, loss in train_segmenter(net, batches, steps, CPU, seed=11):
+        if step % 250 == 0:
+            print(f"<!-- segmenter of edits step {step}: loss {loss:.3f} -->", flush=True)
+    save_tensors(path, dict(net.state_dict()), {})
+    return net
 
 
 def edited(base: Maps, text: str, model: ModelFolder, seed: int) -> Maps:
     """Every map with its edit; those that have no room for it are left out."""
-    card, labels, kept = model.card(), [], []
+    card, labels, images, kept = model.card(), [], [], []
     names = tuple(card["label_names"])
     request = parse_edit(text, names)
     value = names.index(request.structure) + 1
@@ -166,11 +249,14 @@ def edited(base: Maps, text: str, model: ModelFolder, seed: int) -> Maps:
         rng = np.random.default_rng([seed, n])
         try:
             edit = request.edit(label, value, int(base.stratum[n]), card, pixel, rng)
-            labels.append(edit.apply(label, value, room_of(label), rng).label)
-            kept.append(n)
+            done = edit.apply(label, value, room_of(label), rng)
         except CannotReach:
             continue
-    return Maps(base.at[kept], np.stack(labels), base.stratum[kept])
+        labels.append(done.label)
+        assert done.deformation is not None
+        images.append(carried_along(base.image[n], done.deformation))
+        kept.append(n)
+    return Maps(base.at[kept], np.stack(labels), base.stratum[kept], np.stack(images))
 
 
 def drawn(

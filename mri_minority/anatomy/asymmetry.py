@@ -1,6 +1,6 @@
 """Grow one side of a paired structure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,4 +43,4 @@ class Asymmetry:
             f"the {side} side of class {value} of {self.factor:.3g} times its {area:.0f} pixels",
         )
         done = deform(label, value, room, one_side, goal)
-        return Edited(done.label, done.reached / area, done.jacobian_min)
+        return replace(done, reached=done.reached / area)

@@ -27,11 +27,14 @@ class Edited:
         reached: What was reached of what was asked for, in the edit's own unit.
         jacobian_min: Smallest Jacobian determinant of the deformation, pixel by pixel; above 0 means that nothing is
             folded or torn. 1 where the edit is no deformation.
+        deformation: Where each pixel of the edited map comes from in the given one, float64 (2, H, W) in pixels; an
+            image can be carried along with it. None where the edit is no deformation.
     """
 
     label: LabelMap
     reached: float
     jacobian_min: float = 1.0
+    deformation: npt.NDArray[np.float64] | None = None
 
 
 @runtime_checkable

@@ -100,7 +100,7 @@ def deform(label: LabelMap, value: int, room: Mask, direction: Direction, goal: 
     smallest = float(jacobian(psi).min())
     if not smallest > 0 or (set(np.unique(label)) - set(np.unique(now))):
         raise CannotReach(f"{goal.what} would fold or lose tissue; ask for less")
-    return Edited(now, goal.measure(now == value), smallest)
+    return Edited(now, goal.measure(now == value), smallest, psi)
 
 
 def outward(mask: Mask) -> Field:
@@ -126,6 +126,17 @@ def warped(label: LabelMap, psi: Field, room: Mask) -> LabelMap:
     votes = [map_coordinates((label == v).astype(np.float64), psi, order=1, mode="nearest") for v in values]
     result = values[np.argmax(votes, axis=0)].astype(np.uint8)
     return np.where(room, result, label)
+
+
+def carried_along(image: npt.NDArray[np.float32], psi: Field) -> npt.NDArray[np.float32]:
+    """An image (I, H, W) deformed as its label map was, linearly interpolated.
+
+    Args:
+        image: Of the slice whose map was edited.
+        psi: `Edited.deformation`.
+    """
+    planes = [map_coordinates(plane, psi, order=1, mode="nearest") for plane in image]
+    return np.stack(planes).astype(np.float32)
 
 
 def _velocity(mask: Mask, free: npt.NDArray[np.float64], direction: Direction) -> Field:

@@ -1,6 +1,6 @@
 """Grow or shrink a structure: its neighbours are pressed or drawn along, the outline stays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,4 +39,4 @@ class Resize:
             f"class {value} of {self.factor:.3g} times its {area} pixels",
         )
         done = deform(label, value, room, lambda mask, out: sign * out, goal)
-        return Edited(done.label, abs(done.reached) / area, done.jacobian_min)
+        return replace(done, reached=abs(done.reached) / area)

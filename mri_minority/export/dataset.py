@@ -31,6 +31,7 @@ class DataCard:
         recipe: The model's recipe.
         train_subjects: Subjects the model learnt from.
         audit: What the copy audit found, or that it was not run.
+        begun_from: A sentence on the model that training began with; empty where it began from nothing.
         warning: Stands in place of the sentence that nothing is of a person; empty where that is true.
     """
 
@@ -40,6 +41,7 @@ class DataCard:
     recipe: str
     train_subjects: int
     audit: str
+    begun_from: str = ""
     warning: str = ""
 
 
@@ -77,7 +79,7 @@ def write_data_card(folder: Path, card: DataCard) -> None:
 {about}
 
 {card.slices} slices with label maps, made by mri-minority ({card.how}), from a model of recipe `{card.recipe}` trained
-on {card.train_subjects} subjects.
+on {card.train_subjects} subjects.{f" {card.begun_from}" if card.begun_from else ""}
 
 ## Files
 - `images/NAME.nii.gz`: float32, (H, W, 1), the plane's affine in RAS+ millimetres; of several image channels

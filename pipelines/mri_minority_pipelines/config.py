@@ -90,11 +90,14 @@ class DenoiserConfig(_Settings):
     log_steps: int = Field(25, ge=1)
     max_steps: int = Field(1_000_000, ge=1)
     seed: int = 0
+    start_sha256: str | None = None
+    start_folder: Path | None = Field(None, exclude=True)  # where a person keeps things is not written down
     fine: FineConfig | None = None
 
     def of_fine(self, fine: FineConfig) -> "DenoiserConfig":
         """The settings of the second network: these, with its own in their place."""
         own = fine.model_dump(exclude={"border"}) | {"noise_max": fine.border, "fine": None}
+        own["start_folder"] = self.start_folder
         return DenoiserConfig.model_validate(self.model_dump() | own)
 
 
@@ -164,7 +167,8 @@ LENGTH = frozenset({"minutes", "max_steps", "checkpoint_seconds", "log_steps", "
 
 def frozen(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig) -> dict[str, Any]:
     """The settings that a run in progress may not change."""
-    return {key: value for key, value in config.model_dump(mode="json").items() if key not in LENGTH}
+    settings = config.model_dump(mode="json", exclude_none=True)
+    return {key: value for key, value in settings.items() if key not in LENGTH}
 
 
 class SampleConfig(_Settings):

@@ -1,4 +1,4 @@
-"""What `--insert` puts into real slices: shapes at places that real ones have, or a painted patch where there are none."""
+"""What `--insert` puts into real slices: shapes at places that real ones have; a painted patch where there are none."""
 
 from dataclasses import dataclass
 from typing import Any

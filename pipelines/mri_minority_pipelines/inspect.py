@@ -45,6 +45,7 @@ def describe(path: Path) -> dict[str, Any]:
             "kind": "model",
             "recipe": card["recipe"]["name"],
             "training subjects": card["train_subjects"],
+            **({"began with": card["begun_from"]["recipe"]} if card.get("begun_from") else {}),
             "image channels": " + ".join(name or "unnamed" for name in channel_names(card)),
             "labels": ", ".join(card["label_names"]) or "none",
             "strata": ", ".join(card["strata"]["names"]),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.slices.store import SliceStore
+from mri_minority_pipelines.begin_from import with_start
 from mri_minority_pipelines.config import PrepareConfig, Recipe, SampleConfig, StudyConfig, load_recipe
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
@@ -28,12 +29,13 @@ def resolve(
     minutes: float | None = None,
     classifier_minutes: float | None = None,
     distance: str | None = None,
+    start: Path | None = None,
 ) -> Recipe:
     """A recipe with what was said on the command line in place of its own values.
 
     Raises:
         UsageError: A value is not allowed, or the label file is not a map of names to lists of numbers.
-        DataError: The network of a distance `file:PATH` is missing.
+        DataError: The network of a distance `file:PATH`, or the model to begin from, is missing.
     """
     settings = load_recipe(recipe).model_dump()
     changes: list[tuple[str, str, Any]] = [
@@ -55,6 +57,7 @@ def resolve(
             settings[stage][key] = value
     distance = distance or settings["score"]["distance"]
     settings["score"] = with_file(settings["score"], distance)
+    settings["denoiser"] = with_start(settings["denoiser"], start)
     return _validated(Recipe, settings)
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
+from typer.testing import CliRunner
 
 from mri_minority.backbones.experts import Experts
 from mri_minority.core.errors import DataError, UsageError
@@ -23,12 +24,15 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.training.compiling import wants_compile
 from mri_minority.training.processes import fabric_for
-from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe
+from mri_minority_cli.app import app
+from mri_minority_pipelines.begin_from import with_start
+from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe, frozen
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import train, train_denoiser
 from tests.support.tiny import TINY, silent
 
 CPU = torch.device("cpu")
+run_cli = CliRunner().invoke
 
 
 @pytest.fixture
@@ -276,3 +280,51 @@ def test_compiling_is_for_long_runs_of_one_process_on_a_cpu() -> None:
     assert not wants_compile("auto", torch.device("cuda"), 1, 30.0)
     assert not wants_compile("no", CPU, 1, 30.0)
     assert wants_compile("yes", CPU, 2, 1.0)
+
+
+def test_training_begins_with_another_models_weights(
+    store: SliceStore, recipe_file: Path, model: Path, tmp_path: Path
+) -> None:
+    """The first loss is the other model's; card and data card say where the weights came from."""
+    arguments = ["train", str(store.folder), "--recipe", str(recipe_file), "--stage", "denoiser"]
+    began = run_cli(app, [*arguments, "--out", str(tmp_path / "began"), "--start-from", str(model)])
+    assert began.exit_code == 0, began.output
+    assert "begins with the weights of a model of recipe tiny" in began.stderr
+    assert loss_curve(tmp_path / "began")[0][1] < loss_curve(model)[0][1]
+    card = ModelFolder(tmp_path / "began").card()
+    assert card["begun_from"]["model_sha256"] == ModelFolder(model).fingerprint()
+    assert card["recipe"]["denoiser"]["start_sha256"] == ModelFolder(model).fingerprint()
+    assert str(model) not in (tmp_path / "began" / "model.json").read_text(encoding="utf-8")
+    drawing = [
+        "synthesize",
+        "--model",
+        str(tmp_path / "began"),
+        "--method",
+        "ancestral",
+        "--count",
+        "1",
+        "--steps",
+        "2",
+    ]
+    assert run_cli(app, [*drawing, "--out", str(tmp_path / "set")]).exit_code == 0
+    assert "began with the weights of another model" in (tmp_path / "set" / "README.md").read_text(encoding="utf-8")
+    assert ModelFolder(model).card()["begun_from"] is None
+
+
+def test_a_model_of_another_shape_is_one_line(store: SliceStore, model: Path, tmp_path: Path) -> None:
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(yaml.safe_dump(TINY | {"denoiser": TINY["denoiser"] | {"head": 16}}), encoding="utf-8")
+    arguments = ["train", str(store.folder), "--recipe", str(wider), "--out", str(tmp_path / "out")]
+    for start, says in ((model, "head 16"), (tmp_path / "nowhere", "found none")):
+        refused = run_cli(app, [*arguments, "--start-from", str(start)])
+        assert refused.exit_code == 3
+        assert says in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_start_belongs_to_a_run_in_progress(recipe: Recipe, model: Path) -> None:
+    """A checkpoint begun from another model is refused; one of a version that knew no start goes on."""
+    begun = DenoiserConfig.model_validate(with_start(recipe.denoiser.model_dump(), model))
+    assert frozen(begun) == frozen(recipe.denoiser) | {"start_sha256": ModelFolder(model).fingerprint()}
+    assert "start_sha256" not in frozen(recipe.denoiser)

@@ -8,7 +8,7 @@ from scipy.ndimage import distance_transform_edt
 
 from mri_minority.anatomy.asymmetry import Asymmetry
 from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap, pieces, room_of
-from mri_minority.anatomy.flow import MARGIN, jacobian, warped
+from mri_minority.anatomy.flow import MARGIN, carried_along, jacobian, warped
 from mri_minority.anatomy.lesion_add import LesionAdd
 from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.lesion_move import LesionMove
@@ -105,6 +105,20 @@ def test_neighbours_are_carried_along() -> None:
     grown = int((done.label == VENTRICLES).sum() - (before == VENTRICLES).sum())
     lost = int((before == WHITE).sum() - (done.label == WHITE).sum())
     assert 0 < lost < 0.8 * grown
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10**6), factor=st.floats(1.2, 2.5))
+def test_an_image_is_carried_along_with_its_map(seed: int, factor: float) -> None:
+    """Painted one grey value per class, image and map say the same after the edit, but for blurred borders."""
+    before = head(seed)
+    done = Resize(factor).apply(before, VENTRICLES, room_of(before), np.random.default_rng(0))
+    assert done.deformation is not None
+    image = carried_along(before[None].astype(np.float32), done.deformation)[0]
+    inner = [distance_transform_edt(done.label == value) > 1.5 for value in range(4)]
+    for value, there in enumerate(inner):
+        np.testing.assert_allclose(image[there], value, atol=1e-5)
+    assert float(jacobian(done.deformation).min()) == done.jacobian_min
 
 
 def test_too_much_is_refused() -> None:

@@ -23,6 +23,14 @@ def command(
         float | None,
         typer.Option("--classifier-minutes", min=0.01, help="Time for the classifier.", show_default=False),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from",
+            help="Begin with the weights of another model, for example `embedded`: for few slices or little time.",
+            show_default=False,
+        ),
+    ] = None,
     stage: Annotated[str, typer.Option("--stage", help="all, denoiser, score, classifier or audit.")] = "all",
     rarity: Rarity = "minority",
     distance: Distance = None,
@@ -51,6 +59,7 @@ def command(
             minutes=max_minutes,
             classifier_minutes=classifier_minutes,
             distance=distance,
+            start=start_from,
         )
         if dry:
             dry_run(resolved.model_dump(mode="json"))

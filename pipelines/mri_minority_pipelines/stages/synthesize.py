@@ -29,6 +29,7 @@ from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 from mri_minority_pipelines import audited
 from mri_minority_pipelines import rarity as rarities
+from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.model_folder import ModelFolder, channel_names
@@ -330,6 +331,7 @@ def _finish(
             how=f"method {request.method}, rarity {header['rarity']}, class {header['wanted']}, seed {request.seed}",
             recipe=card["recipe"]["name"],
             train_subjects=card["train_subjects"],
+            begun_from=in_words(card),
             audit=header["audit"] if header["audit"] != audited.NOT_RUN else _UNAUDITED,
         ),
     )

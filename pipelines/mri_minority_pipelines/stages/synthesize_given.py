@@ -26,6 +26,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines import given as drawing
+from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.events import Event, publish_folder
@@ -337,6 +338,7 @@ def _finish(rows: list[dict[str, Any]], header: dict[str, Any], card: dict[str, 
         how=f"given {said}; method {header['method']}, rarity {header['rarity']}, seed {header['seed']}",
         recipe=card["recipe"]["name"],
         train_subjects=card["train_subjects"],
+        begun_from=in_words(card),
         audit="Not run: these slices were not compared with the training slices. Do that before sharing them.",
     )
     write_data_card(building, replace(plain, warning=_DERIVED) if header["derived"] else plain)

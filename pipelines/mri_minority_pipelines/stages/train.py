@@ -16,6 +16,7 @@ from mri_minority.training.processes import fabric_for
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines import rarity as rarities
+from mri_minority_pipelines.begin_from import where_from
 from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
@@ -170,6 +171,7 @@ def _first_card(recipe: Recipe, store: SliceStore, slices_hash: str) -> dict[str
         "channel_names": list(store.channel_names),
         "intensity_scale": np.median([store.rows[i].scale for i in train], axis=0).tolist(),
         "train_subjects": len({store.rows[i].subject for i in train}),
+        "begun_from": where_from(recipe.denoiser),
         "classifiers": {},
     }
 

@@ -29,6 +29,7 @@ from mri_minority.training.loop import Progress, train
 from mri_minority.training.memory import check_memory, step_bytes
 from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.volumes.atomic import write_atomic
+from mri_minority_pipelines.begin_from import begin
 from mri_minority_pipelines.config import DenoiserConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import build_denoiser, load_world, save_world
@@ -62,6 +63,8 @@ def _train_network(
     fabric.barrier()
     torch.manual_seed(config.seed)
     net = build_denoiser(load_world(out / "world.safetensors", len(store.label_names)), config).to(fabric.device)
+    if config.start_folder is not None:
+        tell(Event("note", 0, 0, {"text": begin(net, config, name, store)}))
     # The first process measures for all.
     bfloat16 = fabric.broadcast(wants_bfloat16(config.precision, fabric.device))
     loss_of = DenoiserLoss(config, store, net, bfloat16)
