@@ -7,8 +7,10 @@ given the label map and everything outside. The judge sees the pixels up to 3 in
 region, of redrawn and of the same real slices, the rest is black; it learns on two thirds of the subjects and is tested
 on the others (best of its epochs by a third split would need more subjects; the last epoch is reported). 0.5 is blind.
 
-`--healthy` inserts the structure into slices without it instead, and the judge compares with the real structure in
-other slices: then it can also use that it lies elsewhere, or is of another shape.
+`--healthy` inserts the structure into slices without it instead, in shapes and places of training subjects, and the judge
+compares with the real structure in other slices. Then it can also use what the structure does to its surroundings, which an
+insertion leaves as they are. So the judge is also asked about each half of the ring: what it tells apart outside is in
+pixels that the insertion did not touch.
 """
 
 import argparse
@@ -29,7 +31,8 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority_pipelines import given as drawing
 from mri_minority_pipelines.given import MARGIN, Given, joined
-from mri_minority_pipelines.given_sources import StoreBases, edited, insertion
+from mri_minority_pipelines.given_sources import StoreBases, edited
+from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
 from mri_minority_pipelines.model_folder import ModelFolder, find_model
 from mri_minority_pipelines.samplers import build_sampler
 
@@ -68,13 +71,13 @@ def main() -> None:
     off = np.abs(image - source)[~outside].mean()
     print(f"mean absolute difference inside: {off:.3f}")
     everyone = np.unique(np.concatenate([people, fake_people]))
-    scores = []
-    for fold in range(3):
-        tested = everyone[fold::3]
-        found, truth = judged(seen, tested, args.epochs, fold)
-        scores.append(auc(found[truth == 0], found[truth == 1]))
-        print(f"fold {fold}: {len(tested)} subjects tested, {len(truth)} rings, AUC {scores[-1]:.3f}", flush=True)
-    print(f"AUC of the ring: mean {np.mean(scores):.3f} over 3 folds of subjects")
+    for sides, said in ((("in", "out"), "the ring"), (("in",), "its inner half"), (("out",), "its outer half")):
+        scores = []
+        for fold in range(3):
+            found, truth = judged(seen, everyone[fold::3], args.epochs, fold, sides)
+            scores.append(auc(found[truth == 0], found[truth == 1]))
+        each = ", ".join(f"{score:.3f}" for score in scores)
+        print(f"AUC of {said}: mean {np.mean(scores):.3f}, folds of subjects {each}", flush=True)
     show = np.random.default_rng(1).permutation(len(asked))[:16]
     labels = np.stack([g.label for g in asked])
     title = "inserted" if args.healthy else "redrawn"
@@ -108,7 +111,9 @@ def inserted(
     """Held-out slices without the structure, with one added to their maps."""
     bases = held_out(store, model, lambda label: not (label == value).any())
     card = model.card()
-    found = list(edited(insertion(structure, card), bases, count, 5, card, insert=True))
+    asked = parse_insertion(structure, tuple(card["label_names"]))
+    put = Inserted(asked, donors_in(store, card, structure, needed=True), card)
+    found = list(edited(put, structure, bases, count, 5, card, insert=True))
     subject = {(row.sha256, row.index): row.subject for row in store.rows}
     people = [subject[g.trace["source_series_sha256"], g.trace["source_index"]] for g in found]
     return found, numbered(store, people)
@@ -149,9 +154,13 @@ def redrawn(given: list[Given], model: ModelFolder, args: argparse.Namespace) ->
     return np.concatenate(images).astype(np.float32)
 
 
-def rings(image: npt.NDArray[np.float32], region: npt.NDArray[np.bool_]) -> Tensor:
-    """What the judge sees (N, 2, H, W): pixels near the region's border, and which those are."""
-    near = np.stack([distance_transform_edt(m) + distance_transform_edt(~m) <= RING for m in region])
+def rings(image: npt.NDArray[np.float32], region: npt.NDArray[np.bool_], sides: tuple[str, ...]) -> Tensor:
+    """What the judge sees (N, 2, H, W): pixels near the region's border, on some of its sides, and which those are."""
+    near = np.zeros(region.shape, dtype=bool)
+    for shown, m in zip(near, region, strict=True):
+        for side, there in (("in", m), ("out", ~m)):
+            if side in sides:
+                shown |= there & (distance_transform_edt(there) <= RING)
     return torch.as_tensor(np.stack([np.where(near, image, 0), near], axis=1)).float()
 
 
@@ -160,9 +169,10 @@ def judged(
     tested: npt.NDArray[np.int64],
     epochs: int,
     seed: int,
+    sides: tuple[str, ...],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Scores of the test rings, and which are redrawn, from a network trained on the other subjects."""
-    x = torch.cat([rings(image, region) for image, region, _ in seen.values()])
+    x = torch.cat([rings(image, region, sides) for image, region, _ in seen.values()])
     y = torch.cat([torch.full((len(image),), float(n)) for n, (image, _, _) in enumerate(seen.values())])
     apart = np.isin(np.concatenate([people for _, _, people in seen.values()]), tested)
     torch.manual_seed(seed)

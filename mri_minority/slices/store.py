@@ -1,6 +1,7 @@
 """The slice store: one folder with Zarr v3 arrays, a table of rows, and how they were made."""
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -16,14 +17,16 @@ from zarr.codecs import ZstdCodec
 from mri_minority.core.errors import DataError
 from mri_minority.slices.select import CutSlices
 from mri_minority.slices.strata import UNKNOWN, Kind
-from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 
 FORMAT = 2
 _READABLE = (1, 2)
 """Format 1 knew one image channel, and neither sequence nor site of a slice."""
 
 _CHUNK = 8
+_TABLE = "slices.tsv"
 _COLUMNS = ("subject", "series", "sha256", "index", "height", "stratum", "split", "sequence", "site", "scale", "affine")
+_NEW_COLUMNS = ("sequence", "site")
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class StoreWriter:
                     affine,
                 ]
             )
-        write_text_atomic(self.folder / "slices.tsv", text.getvalue())
+        write_text_atomic(self.folder / _TABLE, text.getvalue())
         write_json_atomic(self.folder / "store.json", {"format": FORMAT, **header})
         self._journal.unlink()
 
@@ -164,7 +167,7 @@ class SliceStore:
             raise DataError(
                 f"expected store format {FORMAT} or older, found {self.header.get('format')} in {path}; prepare it anew"
             )
-        with (folder / "slices.tsv").open(encoding="utf-8", newline="") as table:
+        with (folder / _TABLE).open(encoding="utf-8", newline="") as table:
             self.rows = [_row(entry) for entry in csv.DictReader(table, delimiter="\t")]
         self._image = zarr.open_array(folder / "image.zarr", mode="r")
         self._label = zarr.open_array(folder / "label.zarr", mode="r")
@@ -173,6 +176,25 @@ class SliceStore:
                 f"expected as many slices as rows in {folder}, found {self._image.shape[0]} and {len(self.rows)}; "
                 "prepare it anew"
             )
+
+    @property
+    def sha256(self) -> str:
+        """What the slices are known by: the hash of their table."""
+        return sha256_of(self.folder / _TABLE)
+
+    def is_known_as(self, sha256: str) -> bool:
+        """Whether a model or an audit that noted this hash means these slices.
+
+        Tables of the first format had no columns for sequence and site: the same slices, prepared again, are the same.
+        """
+        if sha256 == self.sha256:
+            return True
+        with (self.folder / _TABLE).open(encoding="utf-8", newline="") as table:
+            rows = list(csv.reader(table, delimiter="\t"))
+        kept = [n for n, name in enumerate(rows[0]) if name not in _NEW_COLUMNS]
+        older = io.StringIO()
+        csv.writer(older, delimiter="\t", lineterminator="\n").writerows([row[n] for n in kept] for row in rows)
+        return sha256 == hashlib.sha256(older.getvalue().encode()).hexdigest()
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def check_model(model: ModelFolder, of: TrainingSet) -> None:
     Raises:
         DataError: It did.
     """
-    if model.card()["store_sha256"] != sha256_of(of.store.folder / "slices.tsv"):
+    if not of.store.is_known_as(model.card()["store_sha256"]):
         raise DataError(
             f"expected a model trained on the slices in {of.store.folder}, {model.path} was trained on others: a "
             f"generator that knows more subjects than the segmenter's would be an unfair gain; train one with "
@@ -165,5 +165,6 @@ def fingerprint_of(arm: Arm) -> str:
     """What an arm's slices are known by."""
     if arm.folder is None:
         return ""
-    stored = (arm.folder / "store.json").is_file()
-    return sha256_of(arm.folder / ("slices.tsv" if stored else "manifest.json"))
+    if (arm.folder / "store.json").is_file():
+        return SliceStore(arm.folder).sha256
+    return sha256_of(arm.folder / "manifest.json")

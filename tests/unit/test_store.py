@@ -1,5 +1,6 @@
 """The slice store: a changed byte is noticed, and several processes may read it at once."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,19 @@ def test_several_processes_read_at_once(tmp_path: Path) -> None:
     sums = {process.communicate()[0] for process in running}
     assert len(sums) == 1
     assert float(sums.pop()) == pytest.approx(float(store.read(np.arange(len(store.rows)))[0].sum()))
+
+
+def test_slices_prepared_again_are_known_by_their_older_hash(tmp_path: Path) -> None:
+    """Tables without sequence and site, as the first format wrote them, name the same slices; other rows do not."""
+    store = write_store(tmp_path / "store")
+    table = store.folder / "slices.tsv"
+    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+    kept = [n for n, name in enumerate(rows[0]) if name not in ("sequence", "site")]
+    older = "".join("\t".join(row[n] for n in kept) + "\n" for row in rows)
+    noted = hashlib.sha256(older.encode()).hexdigest()
+    assert len(kept) == len(rows[0]) - 2
+    assert store.is_known_as(noted)
+    assert store.is_known_as(store.sha256)
+    assert not store.is_known_as("0" * 64)
+    table.write_text(table.read_text(encoding="utf-8").replace("\ttrain\t", "\tholdout\t", 1), encoding="utf-8")
+    assert not SliceStore(store.folder).is_known_as(noted)

@@ -21,7 +21,6 @@ from mri_minority.evaluate.embedding import LONG_SIDE, CopyNet, train_embedding
 from mri_minority.evaluate.verdict import Thresholds, calibrate, leak, membership_auc
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors, save_tensors
-from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines.config import AuditConfig
 from mri_minority_pipelines.events import Event
 
@@ -138,7 +137,7 @@ def run(
         "picture": list(gallery.size),
         "pool": gallery.pool,
         "features": config.features,
-        "slices_sha256": sha256_of(store.folder / "slices.tsv"),
+        "slices_sha256": store.sha256,
         "held_out_subjects": len({store.rows[i].subject for i in held}),
         "thresholds": asdict(thresholds),
         "twin": twin,
@@ -163,7 +162,7 @@ def load(path: Path, store: SliceStore | None = None) -> Auditor:
     tensors, notes = load_tensors(path)
     if notes.get("format") != FORMAT:
         raise DataError(f"expected audit format {FORMAT}, found {notes.get('format')} in {path}; remove it and train")
-    if store is not None and notes["slices_sha256"] != sha256_of(store.folder / "slices.tsv"):
+    if store is not None and not store.is_known_as(notes["slices_sha256"]):
         raise DataError(f"expected the slices that {path} was made from, {store.folder} holds others; give that store")
     channels, height, width = notes["picture"]
     net = CopyNet(notes["features"], images=channels)

@@ -18,7 +18,7 @@ from mri_minority.export.dataset import read_manifest
 from mri_minority.report.study import label_of, write_study
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
-from mri_minority.volumes.atomic import sha256_of, write_json_atomic
+from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines.config import StudyConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, find_model
@@ -118,14 +118,14 @@ def run(
     ]
     made_with: dict[str, object] = {
         "settings": config.model_dump(mode="json", exclude=_REPEATED),
-        "store": _hash(store),
+        "store": store.sha256,
     }
     progress = Progress(len(runs), config.steps, tell)
     pieces = []
     for one in runs:
         of = by_name[one.arm.of]
         values_here = values if of.store is store else _carried_over(values, store, of.store)
-        depends: dict[str, object] = {**made_with, "set": _hash(of.store), "extra": fingerprint_of(one.arm)}
+        depends: dict[str, object] = {**made_with, "set": of.store.sha256, "extra": fingerprint_of(one.arm)}
         if one.arm.name == OVERSAMPLED:
             depends["extra"] = [rarity, config.rare]
         _check_finished(one.file(out), depends)
@@ -297,7 +297,3 @@ def _about(arm: Arm, of: TrainingSet) -> dict[str, Any]:
         "name": arm.name,
         "generator_knows_only_this_set": None if arm.folder is None else arm.checked,
     }
-
-
-def _hash(store: SliceStore) -> str:
-    return sha256_of(store.folder / "slices.tsv")

@@ -18,7 +18,7 @@ from mri_minority.export.dataset import read_manifest
 from mri_minority.report.figures import contact_sheet
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import wants_bfloat16
-from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
+from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event
@@ -93,7 +93,7 @@ def run(
         DataError: The store is not the model's, or `out` holds another comparison.
     """
     card = model.card()
-    if sha256_of(store.folder / "slices.tsv") != card["store_sha256"]:
+    if not store.is_known_as(card["store_sha256"]):
         raise DataError(f"expected the slices that {model.path} was trained on, {store.folder} holds others")
     attribute = _attribute(asked, card)
     methods, notes = _methods(asked, config, model, card)

@@ -15,7 +15,7 @@ from mri_minority.core.errors import DataError
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
 from mri_minority.training.checkpoint import load_tensors
-from mri_minority.volumes.atomic import sha256_of, write_text_atomic
+from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import PrepareConfig, ScoreConfig
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
@@ -66,7 +66,7 @@ def run(
     config = _score_config(card, distance)
     strata = torch.as_tensor(_strata_of(store, card))
     work = out.with_name(f".{out.name}.work")
-    _begin(work, {"store": sha256_of(store.folder / "slices.tsv"), "score": config.model_dump(mode="json")}, model)
+    _begin(work, {"store": store.sha256, "score": config.model_dump(mode="json")}, model)
     net = model.denoiser().to(device)
     parts = score_stage.lost_parts_of(config, net, store, strata, work, device, tell)
     weights = _weights(model, config, store, card, parts)
@@ -127,7 +127,7 @@ def _weights(
         tensors, notes = load_tensors(file)
         if notes["score"]["distance"] == config.distance:
             return tensors["weights"]
-    if sha256_of(store.folder / "slices.tsv") == card["store_sha256"]:
+    if store.is_known_as(card["store_sha256"]):
         return score_stage.part_weights_of(config, parts, store)
     raise DataError(
         f"expected {file.name} of distance {config.distance} in the model folder, found none; run `mri-minority train` "

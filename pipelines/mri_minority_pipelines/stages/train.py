@@ -54,12 +54,12 @@ def run(
     # The slices are what they are: a recipe cannot change how the store was cut.
     recipe = recipe.model_copy(update={"prepare": PrepareConfig.model_validate(store.header["settings"])})
     folder = ModelFolder(out)
-    slices_hash = sha256_of(store.folder / "slices.tsv")
+    slices_hash = store.sha256
     if rarity != "minority":
         scores = rarities.external_scores(rarity, store)  # a wrong name must fail before an hour of training
     fabric = fabric_for(device)
     if (out / "model.json").is_file():
-        if folder.card()["store_sha256"] != slices_hash:
+        if not store.is_known_as(folder.card()["store_sha256"]):
             raise DataError(f"{out} is a model of other slices than {store.folder}; choose another --out")
     else:
         train_denoiser.run(recipe.denoiser, store, out, fabric, tell)

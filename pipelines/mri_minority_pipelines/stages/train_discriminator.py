@@ -26,7 +26,6 @@ from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority.training.loop import train
 from mri_minority.training.precision import autocast, wants_bfloat16
 from mri_minority.training.processes import fabric_for
-from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines.config import DiscriminatorConfig, SampleConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder
@@ -70,7 +69,7 @@ def run(
         DataError: The store is not the model's.
     """
     card = model.card()
-    if sha256_of(store.folder / "slices.tsv") != card["store_sha256"]:
+    if not store.is_known_as(card["store_sha256"]):
         raise DataError(f"expected the slices that {model.path} was trained on, {store.folder} holds others")
     classifier, entry = load_classifier(rarity, card, model, device)
     fakes, fake_stratum = _fakes(config, sample, store, model, device, tell)
