@@ -7,10 +7,10 @@ given the label map and everything outside. The judge sees the pixels up to 3 in
 region, of redrawn and of the same real slices, the rest is black; it learns on two thirds of the subjects and is tested
 on the others (best of its epochs by a third split would need more subjects; the last epoch is reported). 0.5 is blind.
 
-`--healthy` inserts the structure into slices without it instead, in shapes and places of training subjects, and the judge
-compares with the real structure in other slices. Then it can also use what the structure does to its surroundings, which an
-insertion leaves as they are. So the judge is also asked about each half of the ring: what it tells apart outside is in
-pixels that the insertion did not touch.
+`--healthy` inserts the structure into slices without it instead, in shapes and places of training subjects, and the
+judge compares with the real structure in other slices. Then it can also use what the structure does to what lies
+around it, which an insertion leaves as it is. So the judge is also asked about each half of the ring: what it tells
+apart in the outer half is in pixels that the insertion did not touch.
 """
 
 import argparse

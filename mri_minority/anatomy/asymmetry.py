@@ -6,6 +6,7 @@ import numpy as np
 
 from mri_minority.anatomy.edit import Edited, LabelMap, Mask, present
 from mri_minority.anatomy.flow import Field, Goal, deform
+from mri_minority.anatomy.kinds import DEFORMED, FACTOR, Kind
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,6 @@ class Asymmetry:
         )
         done = deform(label, value, room, one_side, goal)
         return replace(done, reached=done.reached / area)
+
+
+KINDS = {"asymmetry": Kind(FACTOR, lambda amount: Asymmetry(amount), DEFORMED, (1.0, float("inf")))}

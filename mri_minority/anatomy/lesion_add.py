@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask
+from mri_minority.anatomy.kinds import AREA, Kind
 from mri_minority.anatomy.lesion import blob, depth, put
 
 _TRIES = 20
@@ -32,3 +33,6 @@ class LesionAdd:
             if bool((free[patch] > 1).all()):
                 return Edited(put(label, value, patch), float(patch.sum()))
         raise CannotReach(f"a lesion of {self.pixels} pixels fits nowhere into this slice; ask for a smaller one")
+
+
+KINDS = {"add": Kind(AREA, lambda amount: LesionAdd(max(1, round(amount))), 0)}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask, present
+from mri_minority.anatomy.kinds import LENGTH, Kind
 from mri_minority.anatomy.lesion import put, without
 
 
@@ -35,3 +36,6 @@ class LesionMove:
             patch[tuple(there.T)] = True
             return Edited(put(without(label, value), value, patch), float(np.linalg.norm(way)))
         raise CannotReach(f"lesions moved by {self.pixels:.3g} pixels would leave the head; ask for less")
+
+
+KINDS = {"move": Kind(LENGTH, lambda amount: LesionMove(amount), 1)}

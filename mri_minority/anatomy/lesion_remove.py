@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mri_minority.anatomy.edit import Edited, LabelMap, Mask, present
+from mri_minority.anatomy.kinds import NOTHING, Kind
 from mri_minority.anatomy.lesion import without
 
 
@@ -21,3 +22,6 @@ class LesionRemove:
     def apply(self, label: LabelMap, value: int, room: Mask, rng: np.random.Generator) -> Edited:
         """Fill with the surroundings; `reached` is how many pixels went."""
         return Edited(without(label, value), float(present(label, value).sum()))
+
+
+KINDS = {"remove": Kind(NOTHING, lambda amount: LesionRemove(), 1)}

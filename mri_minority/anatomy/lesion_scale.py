@@ -6,6 +6,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask, pieces, present
+from mri_minority.anatomy.kinds import FACTOR, Kind
 from mri_minority.anatomy.lesion import depth, put, without
 
 
@@ -38,3 +39,6 @@ class LesionScale:
                 f"lesions of {self.factor:.3g} times their {area} pixels would merge or vanish; ask for less change"
             )
         return Edited(put(without(label, value), value, patch), float(patch.sum()) / area)
+
+
+KINDS = {"scale": Kind(FACTOR, lambda amount: LesionScale(amount), 1)}

@@ -6,6 +6,7 @@ import numpy as np
 
 from mri_minority.anatomy.edit import Edited, LabelMap, Mask, present
 from mri_minority.anatomy.flow import Goal, deform
+from mri_minority.anatomy.kinds import DEFORMED, FACTOR, Kind
 from mri_minority.core.errors import UsageError
 
 
@@ -40,3 +41,9 @@ class Resize:
         )
         done = deform(label, value, room, lambda mask, out: sign * out, goal)
         return replace(done, reached=abs(done.reached) / area)
+
+
+KINDS = {
+    "grow": Kind(FACTOR, lambda amount: Resize(amount, "grow"), DEFORMED, (1.0, float("inf"))),
+    "shrink": Kind(FACTOR, lambda amount: Resize(amount, "shrink"), DEFORMED, (0.0, 1.0)),
+}

@@ -6,6 +6,7 @@ import numpy as np
 
 from mri_minority.anatomy.edit import Edited, LabelMap, Mask, present
 from mri_minority.anatomy.flow import Goal, deform
+from mri_minority.anatomy.kinds import DEFORMED, LENGTH, Kind
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,6 @@ class Shift:
             f"class {value} moved by {self.pixels:.3g} pixels",
         )
         return deform(label, value, room, lambda m, out: np.broadcast_to(toward[:, None, None], out.shape), goal)
+
+
+KINDS = {"shift": Kind(LENGTH, lambda amount: Shift(amount), DEFORMED)}

@@ -1,38 +1,16 @@
 """From "ventricles:grow=1.5..3" to an edit: which structure, which kind, and what range its parameter comes from."""
 
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from mri_minority.anatomy.asymmetry import Asymmetry
 from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap
-from mri_minority.anatomy.lesion_add import LesionAdd
-from mri_minority.anatomy.lesion_move import LesionMove
-from mri_minority.anatomy.lesion_remove import LesionRemove
-from mri_minority.anatomy.lesion_scale import LesionScale
-from mri_minority.anatomy.resize import Resize
-from mri_minority.anatomy.shift import Shift
+from mri_minority.anatomy.kinds import AREA, FACTOR, LENGTH, NOTHING, kinds
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.attributes import measure, size_attribute
 
-FACTOR, LENGTH, AREA, NOTHING = "factor", "mm", "mm2", ""
-
-EDITS: dict[str, tuple[str, Callable[[float], Edit]]] = {
-    "grow": (FACTOR, lambda amount: Resize(amount, "grow")),
-    "shrink": (FACTOR, lambda amount: Resize(amount, "shrink")),
-    "scale": (FACTOR, lambda amount: LesionScale(amount)),
-    "asymmetry": (FACTOR, lambda amount: Asymmetry(amount)),
-    "shift": (LENGTH, lambda amount: Shift(amount)),
-    "move": (LENGTH, lambda amount: LesionMove(amount)),
-    "add": (AREA, lambda amount: LesionAdd(max(1, round(amount)))),
-    "remove": (NOTHING, lambda amount: LesionRemove()),
-}
-"""Kind -> the unit of its amount, and the edit for an amount in pixels (a factor has no unit)."""
-
-_LEAST_DEFORMED = 20
 _END = re.compile(r"(?:(?P<times>\d+(?:\.\d+)?)\*)?p95|(?P<number>\d+(?:\.\d+)?)")
 
 
@@ -55,7 +33,7 @@ class EditRequest:
 
     Args:
         structure: Name of the class.
-        kind: One of `EDITS`.
+        kind: One of :func:`mri_minority.anatomy.kinds.kinds`.
         low: Least amount.
         high: Largest amount.
         text: As it was typed.
@@ -69,8 +47,8 @@ class EditRequest:
 
     @property
     def least_pixels(self) -> int:
-        """How large the structure must be in a map: a deformed one needs more than a speck, an added one nothing."""
-        return {"add": 0, "remove": 1, "scale": 1, "move": 1}.get(self.kind, _LEAST_DEFORMED)
+        """How large the structure must be in a map."""
+        return kinds()[self.kind].least_pixels
 
     def edit(
         self,
@@ -97,14 +75,14 @@ class EditRequest:
         """
         low, high = (self._amount(end, label, stratum, card, pixel_mm) for end in (self.low, self.high))
         if self.low.quantile or self.high.quantile:
-            low, high = _possible(self.kind, low, high)
+            low, high = _possible(kinds()[self.kind].factors, low, high)
         amount = float(rng.uniform(min(low, high), max(low, high)))
-        unit, make = EDITS[self.kind]
+        unit = kinds()[self.kind].unit
         if unit == LENGTH:
             amount /= float(np.sqrt(pixel_mm[0] * pixel_mm[1]))
         elif unit == AREA:
             amount /= pixel_mm[0] * pixel_mm[1]
-        return make(amount)
+        return kinds()[self.kind].make(amount)
 
     def _amount(
         self, end: End, label: LabelMap, stratum: int, card: dict[str, Any], pixel_mm: tuple[float, float]
@@ -134,13 +112,13 @@ def parse_edit(text: str, label_names: tuple[str, ...]) -> EditRequest:
         UsageError: It is none of these, the structure is none of the model's, or the kind does not exist.
     """
     match = re.fullmatch(r"([^:=]+):([a-z]+)(?:=(.+))?", text)
-    if not match or match[2] not in EDITS:
+    if not match or match[2] not in kinds():
         raise UsageError(
-            f"expected --edit STRUCTURE:KIND=LOW..HIGH with a kind among {', '.join(EDITS)}, found {text!r}"
+            f"expected --edit STRUCTURE:KIND=LOW..HIGH with a kind among {', '.join(kinds())}, found {text!r}"
         )
     if match[1] not in label_names:
         raise UsageError(f"expected a structure among {', '.join(label_names)} in --edit, found {match[1]!r}")
-    unit = EDITS[match[2]][0]
+    unit = kinds()[match[2]].unit
     if (match[3] is None) != (unit == NOTHING):
         raise UsageError(
             f"expected {'no' if unit == NOTHING else 'an'} amount for {match[2]} in --edit, found {text!r}"
@@ -151,12 +129,12 @@ def parse_edit(text: str, label_names: tuple[str, ...]) -> EditRequest:
     return EditRequest(match[1], match[2], ends[0], ends[-1], text)
 
 
-def _possible(kind: str, low: float, high: float) -> tuple[float, float]:
+def _possible(factors: tuple[float, float], low: float, high: float) -> tuple[float, float]:
     """The part of a range of factors that suits the kind: a structure that is beyond it already needs no growing."""
     low, high = min(low, high), max(low, high)
-    if (kind in ("grow", "asymmetry") and high < 1) or (kind == "shrink" and low > 1):
+    if high < factors[0] or low > factors[1]:
         raise CannotReach(f"the structure is beyond the wanted share already ({low:.3g} to {high:.3g} times)")
-    return (low, min(high, 1.0)) if kind == "shrink" else (max(low, 1.0) if kind != "scale" else low, high)
+    return max(low, factors[0]), min(high, factors[1])
 
 
 def described(edit: Edit) -> dict[str, Any]:

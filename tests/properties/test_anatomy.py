@@ -1,14 +1,19 @@
 """Edits of label maps: the factor is reached, nothing folds, the outline stays, pieces are kept, the rest is still."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
+import mri_minority.anatomy
 from mri_minority.anatomy.asymmetry import Asymmetry
 from mri_minority.anatomy.edit import CannotReach, Edit, LabelMap, pieces, room_of
 from mri_minority.anatomy.flow import MARGIN, carried_along, jacobian, warped
+from mri_minority.anatomy.kinds import kinds
 from mri_minority.anatomy.lesion_add import LesionAdd
 from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.lesion_move import LesionMove
@@ -17,6 +22,7 @@ from mri_minority.anatomy.lesion_scale import LesionScale
 from mri_minority.anatomy.resize import Resize
 from mri_minority.anatomy.shift import Shift
 from mri_minority.core.errors import DataError, UsageError
+from mri_minority_pipelines.edits import parse_edit
 
 GREY, WHITE, VENTRICLES = 1, 2, 3
 
@@ -216,6 +222,38 @@ def test_all_edits_keep_the_protocol() -> None:
     )
     assert all(isinstance(edit, Edit) for edit in every)
     assert len({edit.kind for edit in every}) == len(every)
+
+
+def test_an_edit_is_a_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with `KINDS` beside the others is a word of `--edit`; a word that is taken is refused."""
+    (tmp_path / "swell.py").write_text(
+        "from mri_minority.anatomy.kinds import FACTOR, Kind\n"
+        "from mri_minority.anatomy.resize import Resize\n"
+        'KINDS = {"swell": Kind(FACTOR, lambda amount: Resize(amount), 20, (1.0, 2.0))}\n'
+    )
+    monkeypatch.setattr(mri_minority.anatomy, "__path__", [*mri_minority.anatomy.__path__, str(tmp_path)])
+    kinds.cache_clear()
+    try:
+        assert set(kinds()) == {"swell", "grow", "shrink", "asymmetry", "shift", "scale", "move", "add", "remove"}
+        request = parse_edit("ventricles:swell=1.5..9*p95", ("grey", "white", "ventricles"))
+        card = {
+            "label_names": ["grey", "white", "ventricles"],
+            "real_attributes": {"ventricles_share": [[0.0, 1.0]]},
+            "strata": {"names": ["all"]},
+        }
+        edit = request.edit(head(1), VENTRICLES, 0, card, (2.0, 2.0), np.random.default_rng(0))
+        assert isinstance(edit, Resize)
+        assert 1.5 <= edit.factor <= 2.0
+        (tmp_path / "taken.py").write_text("KINDS = {'swell': None}\n")
+        kinds.cache_clear()
+        with pytest.raises(ValueError, match="swell"):
+            kinds()
+    finally:
+        monkeypatch.undo()
+        for name in ("swell", "taken"):
+            sys.modules.pop(f"mri_minority.anatomy.{name}", None)
+        kinds.cache_clear()
+    assert "swell" not in kinds()
 
 
 LESION = 4
