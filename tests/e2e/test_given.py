@@ -206,8 +206,13 @@ def test_inserting_keeps_the_persons_pixels(model: Path, store: SliceStore, tmp_
     if not healthy:
         pytest.skip("every phantom slice shows ventricles")
     wish = Wish(insert="ventricles=60..200", into=store.folder, allow_derived=True)
-    manifest = draw(model, tmp_path / "out", wish, count=2)
+    manifest = draw(model, tmp_path / "out", wish, count=4)
     check_derived(manifest, store, tmp_path / "out")
+    asked = ["audit", str(tmp_path / "out"), "--against", str(store.folder), "--model", str(model)]
+    refused = run_cli(app, asked)
+    assert refused.exit_code == 4
+    assert "derived from people" in refused.stderr
+    assert "derived from people" not in run_cli(app, [*asked, "--allow-derived"]).stderr
 
 
 def test_an_inserted_shape_is_another_training_subjects(model: Path, store: SliceStore, tmp_path: Path) -> None:

@@ -19,11 +19,17 @@ def command(
         int,
         typer.Option("--read-again", min=0, help="With --model: compare the labels with this many draws from images."),
     ] = 0,
+    allow_derived: Annotated[
+        bool, typer.Option("--allow-derived", help="Audit slices that are derived from people all the same.")
+    ] = False,
     device: Device = "auto",
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look for copies of training slices, and duplicates; exit code 4 when there is one, or the model leaks."""
+    """Look for copies of training slices, and duplicates.
+
+    Exit code 4 when there is a copy, when the model leaks, or when the slices are derived from people.
+    """
     with speaking(json, debug) as speech:
         from mri_minority.core.errors import AuditError, UsageError
         from mri_minority.slices.store import SliceStore
@@ -37,6 +43,7 @@ def command(
         if read_again and asked is None:
             raise UsageError("--read-again draws labels with the model: say which with --model, found none")
         config = asked.recipe().audit if asked else AuditConfig()
+        audit_set.check_derived(folder, allow_derived)
         result = audit_set.run(folder, SliceStore(store), asked, config, speech.tell)
         if read_again and asked:
             known, chosen = SliceStore(store), choose_device(device)

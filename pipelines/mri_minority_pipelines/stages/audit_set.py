@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mri_minority.core.errors import DataError
+from mri_minority.core.errors import AuditError, DataError
 from mri_minority.evaluate.attributes import measure
+from mri_minority.export.dataset import read_manifest
 from mri_minority.slices.store import SliceStore
 from mri_minority_pipelines.config import AuditConfig
 from mri_minority_pipelines.events import Event
@@ -34,6 +35,20 @@ def run(
     auditor = auditor_for(store, model, config, tell)
     verdicts = auditor.judge(slices.image)
     return {**summary_of(auditor, slices, verdicts), "label_area_rate": _plausible_labels(slices, store)}
+
+
+def check_derived(folder: Path, allowed: bool) -> None:
+    """Refuse slices that are derived from people: parts of them are a person's scan, whatever a comparison finds.
+
+    Raises:
+        AuditError: They are, and that was not allowed.
+        DataError: There is no data set.
+    """
+    if read_manifest(folder).get("derived") and not allowed:
+        raise AuditError(
+            f"the slices in {folder} are derived from people's scans and must not leave the institution as synthetic "
+            "data; say --allow-derived to compare them all the same"
+        )
 
 
 def summary_of(auditor: audit.Auditor, slices: SyntheticSet, verdicts: list[dict[str, Any]]) -> dict[str, Any]:
