@@ -79,7 +79,7 @@ class SegmentationAugment:
 
 @contextmanager
 def _without_metadata() -> Iterator[None]:
-    """MONAI's affines and histories are of no use here and take half of the time (benchmarks/training.md)."""
+    """MONAI's affines and histories are of no use here and take a third of the time."""
     before = get_track_meta()
     set_track_meta(False)
     try:
