@@ -39,6 +39,10 @@ from mri_minority_pipelines.samplers import build_sampler
 RING = 3
 BATCH = 32
 LEAST_PIXELS = 20
+POOL = 6
+"""Maps that are made for every one that is drawn."""
+WINDOW = 80
+"""Pixels about a region that the judge is shown."""
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
     value = store.label_names.index(args.structure) + 1
     real, people = with_structure(store, model, value, args.count)
     if args.healthy:
-        asked, fake_people = inserted(store, model, args.structure, value, len(real))
+        asked, fake_people = inserted(store, model, args.structure, value, [g.stratum for g in real])
     else:
         asked, fake_people = real, people
     image = redrawn(asked, model, args)
@@ -106,14 +110,21 @@ def with_structure(
 
 
 def inserted(
-    store: SliceStore, model: ModelFolder, structure: str, value: int, count: int
+    store: SliceStore, model: ModelFolder, structure: str, value: int, strata: list[int]
 ) -> tuple[list[Given], npt.NDArray[np.int64]]:
-    """Held-out slices without the structure, with one added to their maps."""
+    """Held-out slices without the structure, with one added to their maps; one for each of the given strata."""
     bases = held_out(store, model, lambda label: not (label == value).any())
     card = model.card()
     asked = parse_insertion(structure, tuple(card["label_names"]))
     put = Inserted(asked, donors_in(store, card, structure, needed=True), card)
-    found = list(edited(put, structure, bases, count, 5, card, insert=True))
+    pool = list(edited(put, structure, bases, POOL * len(strata), 5, card, insert=True))
+    found = []
+    for stratum in strata:  # heights as in the real slices, so that they do not tell the two apart
+        nearest = min(pool, key=lambda g: abs(g.stratum - stratum))
+        pool = [g for g in pool if g is not nearest]
+        found.append(nearest)
+    off = np.mean([g.stratum != stratum for g, stratum in zip(found, strata, strict=True)])
+    print(f"inserted slices whose stratum is not the real one's: {off:.0%}")
     subject = {(row.sha256, row.index): row.subject for row in store.rows}
     people = [subject[g.trace["source_series_sha256"], g.trace["source_index"]] for g in found]
     return found, numbered(store, people)
@@ -161,7 +172,10 @@ def rings(image: npt.NDArray[np.float32], region: npt.NDArray[np.bool_], sides: 
         for side, there in (("in", m), ("out", ~m)):
             if side in sides:
                 shown |= there & (distance_transform_edt(there) <= RING)
-    return torch.as_tensor(np.stack([np.where(near, image, 0), near], axis=1)).float()
+    planes = np.pad(np.stack([np.where(near, image, 0), near], axis=1), ((0, 0), (0, 0), *[(WINDOW // 2,) * 2] * 2))
+    centres = [np.argwhere(m).mean(axis=0).round().astype(int) for m in region]
+    windows = [p[:, i : i + WINDOW, j : j + WINDOW] for p, (i, j) in zip(planes, centres, strict=True)]
+    return torch.as_tensor(np.stack(windows)).float()
 
 
 def judged(
