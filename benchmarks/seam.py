@@ -10,7 +10,8 @@ on the others (best of its epochs by a third split would need more subjects; the
 `--healthy` inserts the structure into slices without it instead, in shapes and places of training subjects, and the
 judge compares with the real structure in other slices. Then it can also use what the structure does to what lies
 around it, which an insertion leaves as it is. So the judge is also asked about each half of the ring: what it tells
-apart in the outer half is in pixels that the insertion did not touch.
+apart in the outer half is in pixels that the insertion did not touch. And it is asked about insertions that were
+blurred on purpose, since a judge that learnt from a dozen people may be blind.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rare_yield import CPU
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 from torch import Tensor, nn
 
 from mri_minority.core.rng import generator_for
@@ -41,6 +42,8 @@ BATCH = 32
 LEAST_PIXELS = 20
 POOL = 6
 """Maps that are made for every one that is drawn."""
+BLUR = 1.0
+"""Pixels of the Gaussian that spoils an insertion on purpose: a judge that cannot tell that is blind."""
 WINDOW = 80
 """Pixels about a region that the judge is shown."""
 
@@ -75,10 +78,19 @@ def main() -> None:
     off = np.abs(image - source)[~outside].mean()
     print(f"mean absolute difference inside: {off:.3f}")
     everyone = np.unique(np.concatenate([people, fake_people]))
-    for sides, said in ((("in", "out"), "the ring"), (("in",), "its inner half"), (("out",), "its outer half")):
+    blurred = np.stack([gaussian_filter(picture, BLUR) for picture in image])
+    worse = np.where(seen["redrawn"][1], blurred, image)
+    both = ("in", "out")
+    asked_of_judge = (
+        ("the ring", seen, both),
+        ("its inner half", seen, ("in",)),
+        ("its outer half", seen, ("out",)),
+        ("the ring, if the insertion is blurred", seen | {"redrawn": (worse, *seen["redrawn"][1:])}, both),
+    )
+    for said, shown, sides in asked_of_judge:
         scores = []
         for fold in range(3):
-            found, truth = judged(seen, everyone[fold::3], args.epochs, fold, sides)
+            found, truth = judged(shown, everyone[fold::3], args.epochs, fold, sides)
             scores.append(auc(found[truth == 0], found[truth == 1]))
         each = ", ".join(f"{score:.3f}" for score in scores)
         print(f"AUC of {said}: mean {np.mean(scores):.3f}, folds of subjects {each}", flush=True)

@@ -43,10 +43,11 @@ def command(
         if read_again and asked is None:
             raise UsageError("--read-again draws labels with the model: say which with --model, found none")
         config = asked.recipe().audit if asked else AuditConfig()
+        known = SliceStore(store)
         audit_set.check_derived(folder, allow_derived)
-        result = audit_set.run(folder, SliceStore(store), asked, config, speech.tell)
+        result = audit_set.run(folder, known, asked, config, speech.tell)
         if read_again and asked:
-            known, chosen = SliceStore(store), choose_device(device)
+            chosen = choose_device(device)
             result["read_again"] = again.run(folder, known, asked, read_again, 0, chosen, speech.tell)
         copies = ", ".join(result["copies"][:5])
         if copies and not json:
