@@ -47,6 +47,7 @@ EDITS = {
     "ventricles 1.5 times": "ventricles:grow=1.5",
     "ventricles 2 times": "ventricles:grow=2",
     "ventricles 3 times": "ventricles:grow=3",
+    "ventricles 1.5 to 3 times": "ventricles:grow=1.5..3",
     "1.2 to 2 times the real 95th percentile": "ventricles:grow=1.2*p95..2*p95",
 }
 LEAST_PIXELS = 20
@@ -134,7 +135,8 @@ def main() -> None:
             "recall": recall,
         }
         results[title] = result
-        second += judged_by(judges, title, maps, image, value, real, lpips)
+        whose = np.array([store.rows[at].subject for at in maps.at])
+        second += judged_by(judges, title, maps, image, whose, value, real, lpips)
         cells = " | ".join(f"{own:.3f} ({of_real:.3f}, {own / of_real:.0%})" for own, of_real in pairs)
         print(
             f"| {title} | {len(image)} | {cells} | {result['slope']:.2f} | {result['ratio']:.2f} | {shares.mean():.1%} "
@@ -181,6 +183,7 @@ def judged_by(
     title: str,
     maps: Maps,
     drawn: npt.NDArray[np.float32],
+    whose: npt.NDArray[np.str_],
     value: int,
     real: npt.NDArray[np.float64],
     lpips: ShiftTolerantLpips,
@@ -199,12 +202,23 @@ def judged_by(
                     "maps": title,
                     "images": kind,
                     "dice": float(np.nanmean(dice(seen, maps.label, value))),
-                    "slope": float(np.polyfit(given, read, 1)[0]),
+                    "slope": slope_of(given, read, whose),
                     "ratio": float(read.sum() / given.sum()),
                     "precision": precision,
                 }
             )
     return rows
+
+
+def slope_of(given: npt.NDArray[np.float64], read: npt.NDArray[np.float64], whose: npt.NDArray[np.str_]) -> str:
+    """Slope of read on given area, with its 95 % interval by bootstrap over subjects."""
+    people = [np.flatnonzero(whose == person) for person in np.unique(whose)]
+    rng, slopes = np.random.default_rng(0), []
+    for _ in range(1000):
+        chosen = np.concatenate([people[n] for n in rng.integers(len(people), size=len(people))])
+        slopes.append(np.polyfit(given[chosen], read[chosen], 1)[0])
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    return f"{np.polyfit(given, read, 1)[0]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def judge_of_edits(store: SliceStore, model: ModelFolder, path: Path, steps: int) -> nn.Module:

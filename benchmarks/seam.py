@@ -11,10 +11,13 @@ on the others (best of its epochs by a third split would need more subjects; the
 judge compares with the real structure in other slices. Then it can also use what the structure does to what lies
 around it, which an insertion leaves as it is. So the judge is also asked about each half of the ring: what it tells
 apart in the outer half is in pixels that the insertion did not touch. And it is asked about insertions that were
-blurred on purpose, since a judge that learnt from a dozen people may be blind.
+blurred on purpose, since a judge that learnt from a dozen people may be blind. With `--learn N` it learns from N real
+and N redrawn slices of training people instead, and is asked about all held-out ones.
 """
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +45,39 @@ BATCH = 32
 LEAST_PIXELS = 20
 POOL = 6
 """Maps that are made for every one that is drawn."""
-BLUR = 1.0
-"""Pixels of the Gaussian that spoils an insertion on purpose: a judge that cannot tell that is blind."""
+BLURS = (1.0, 2.0)
+"""Pixels of the Gaussians that spoil an insertion on purpose: a judge that cannot tell that is blind."""
 WINDOW = 80
 """Pixels about a region that the judge is shown."""
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices with a region each.
+
+    Args:
+        image: float32 (N, H, W).
+        region: bool (N, H, W).
+        people: Number of whose they are (N,).
+    """
+
+    image: npt.NDArray[np.float32]
+    region: npt.NDArray[np.bool_]
+    people: npt.NDArray[np.int64]
+
+    def of(self, chosen: npt.NDArray[np.int64], rest: bool = False) -> "Slices":
+        """Those of some people, or all others."""
+        here = np.isin(self.people, chosen) != rest
+        return Slices(self.image[here], self.region[here], self.people[here])
+
+    def blurred(self, sigma: float) -> "Slices":
+        """With their regions blurred."""
+        soft = np.stack([gaussian_filter(picture, sigma) for picture in self.image])
+        return replace(self, image=np.where(self.region, soft, self.image))
+
+
+Both = tuple[Slices, Slices]
+"""Real ones, and those that were redrawn or inserted."""
 
 
 def main() -> None:
@@ -55,62 +87,60 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--structure", default="ventricles")
     parser.add_argument("--count", type=int, default=480)
+    parser.add_argument("--learn", type=int, default=0, help="pairs of training people that the judge learns from")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--solver", default=None)
     parser.add_argument("--healthy", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     store, model = SliceStore(args.store), find_model(args.model)
-    value = store.label_names.index(args.structure) + 1
-    real, people = with_structure(store, model, value, args.count)
-    if args.healthy:
-        asked, fake_people = inserted(store, model, args.structure, value, [g.stratum for g in real])
-    else:
-        asked, fake_people = real, people
-    image = redrawn(asked, model, args)
-    seen = {
-        "real": (np.stack([np.asarray(g.image)[0] for g in real]), regions(real), people),
-        "redrawn": (image, regions(asked), fake_people),
-    }
-    outside = ~seen["redrawn"][1]
-    source = np.stack([np.asarray(g.image)[0] for g in asked])
-    print(f"pixels outside that differ: {int((image != source)[outside].sum())} of {int(outside.sum())}")
-    off = np.abs(image - source)[~outside].mean()
-    print(f"mean absolute difference inside: {off:.3f}")
-    everyone = np.unique(np.concatenate([people, fake_people]))
-    blurred = np.stack([gaussian_filter(picture, BLUR) for picture in image])
-    worse = np.where(seen["redrawn"][1], blurred, image)
-    both = ("in", "out")
-    asked_of_judge = (
-        ("the ring", seen, both),
-        ("its inner half", seen, ("in",)),
-        ("its outer half", seen, ("out",)),
-        ("the ring, if the insertion is blurred", seen | {"redrawn": (worse, *seen["redrawn"][1:])}, both),
-    )
-    for said, shown, sides in asked_of_judge:
-        scores = []
-        for fold in range(3):
-            found, truth = judged(shown, everyone[fold::3], args.epochs, fold, sides)
-            scores.append(auc(found[truth == 0], found[truth == 1]))
+    tested = slices_of("holdout", args.count, store, model, args)
+    learnt = slices_of("train", args.learn, store, model, args) if args.learn else None
+    questions: list[tuple[str, tuple[str, ...], float]] = [
+        ("the ring", ("in", "out"), 0),
+        ("its inner half", ("in",), 0),
+        ("its outer half", ("out",), 0),
+        *((f"the ring, regions blurred by {sigma:g} pixels", ("in", "out"), sigma) for sigma in BLURS),
+    ]
+    for said, sides, blur in questions:
+        spoilt = [(real, drawn.blurred(blur) if blur else drawn) for real, drawn in (tested, learnt or tested)]
+        scores = list(judged(spoilt[0], spoilt[1] if learnt else None, args.epochs, sides))
         each = ", ".join(f"{score:.3f}" for score in scores)
-        print(f"AUC of {said}: mean {np.mean(scores):.3f}, folds of subjects {each}", flush=True)
+        runs = "runs of a judge that learnt from training people" if learnt else "folds of subjects"
+        print(f"AUC of {said}: mean {np.mean(scores):.3f}, {runs} {each}", flush=True)
+
+
+def slices_of(split: str, count: int, store: SliceStore, model: ModelFolder, args: argparse.Namespace) -> Both:
+    """Real slices, and redrawn or inserted ones, of one split; writes a contact sheet of the latter."""
+    value = store.label_names.index(args.structure) + 1
+    real, people = with_structure(store, model, value, count, split)
+    if args.healthy:
+        asked, whose = inserted(store, model, args.structure, value, [g.stratum for g in real], split)
+    else:
+        asked, whose = real, people
+    image = redrawn(asked, model, split, args)
+    source = np.stack([np.asarray(g.image)[0] for g in asked])
+    outside = ~regions(asked)
+    print(f"{split}: pixels outside that differ: {int((image != source)[outside].sum())} of {int(outside.sum())}")
+    print(f"{split}: mean absolute difference inside: {np.abs(image - source)[~outside].mean():.3f}")
     show = np.random.default_rng(1).permutation(len(asked))[:16]
     labels = np.stack([g.label for g in asked])
-    title = "inserted" if args.healthy else "redrawn"
-    pairs = ((f"source ({args.structure})", source), (title, image))
+    pairs = ((f"source ({args.structure})", source), ("inserted" if args.healthy else "redrawn", image))
     sheet = [(said, pixels[show][:, None], labels[show]) for said, pixels in pairs]
-    contact_sheet(args.work / "seam.png", sheet)
+    contact_sheet(args.work / f"seam-{split}.png", sheet)
+    own = np.stack([np.asarray(g.image)[0] for g in real])
+    return Slices(own, regions(real), people), Slices(image, regions(asked), whose)
 
 
 def with_structure(
-    store: SliceStore, model: ModelFolder, value: int, count: int
+    store: SliceStore, model: ModelFolder, value: int, count: int, split: str
 ) -> tuple[list[Given], npt.NDArray[np.int64]]:
-    """Real slices of held-out subjects that show the structure, and whose they are."""
+    """Real slices of a split's subjects that show the structure, and whose they are."""
 
     def fits(label: npt.NDArray[np.uint8]) -> bool:
         return int((label == value).sum()) >= LEAST_PIXELS
 
-    bases = held_out(store, model, fits)
+    bases = slices_in(split, store, model, fits)
     found, people = [], []
     for at in np.random.default_rng(0).permutation(bases.rows)[:count]:
         image, label = store.read(np.array([at]))
@@ -122,10 +152,10 @@ def with_structure(
 
 
 def inserted(
-    store: SliceStore, model: ModelFolder, structure: str, value: int, strata: list[int]
+    store: SliceStore, model: ModelFolder, structure: str, value: int, strata: list[int], split: str
 ) -> tuple[list[Given], npt.NDArray[np.int64]]:
-    """Held-out slices without the structure, with one added to their maps; one for each of the given strata."""
-    bases = held_out(store, model, lambda label: not (label == value).any())
+    """A split's slices without the structure, with one added to their maps; one for each of the given strata."""
+    bases = slices_in(split, store, model, lambda label: not (label == value).any())
     card = model.card()
     asked = parse_insertion(structure, tuple(card["label_names"]))
     put = Inserted(asked, donors_in(store, card, structure, needed=True), card)
@@ -142,10 +172,10 @@ def inserted(
     return found, numbered(store, people)
 
 
-def held_out(store: SliceStore, model: ModelFolder, fits: object) -> StoreBases:
+def slices_in(split: str, store: SliceStore, model: ModelFolder, fits: object) -> StoreBases:
     card = model.card()
     every = list(range(len(card["strata"]["names"])))
-    return StoreBases(store, card, every, "holdout", fits, "person", "held-out slices")  # type: ignore[arg-type]
+    return StoreBases(store, card, every, split, fits, "person", f"slices of {split}")  # type: ignore[arg-type]
 
 
 def numbered(store: SliceStore, people: list[str]) -> npt.NDArray[np.int64]:
@@ -158,7 +188,7 @@ def regions(given: list[Given]) -> npt.NDArray[np.bool_]:
     return np.stack([np.asarray(g.region) for g in given])
 
 
-def redrawn(given: list[Given], model: ModelFolder, args: argparse.Namespace) -> npt.NDArray[np.float32]:
+def redrawn(given: list[Given], model: ModelFolder, split: str, args: argparse.Namespace) -> npt.NDArray[np.float32]:
     """Images of the slices with their regions drawn anew; kept block by block, so that an interrupted run goes on."""
     config = model.recipe().sample
     if args.solver:
@@ -166,7 +196,7 @@ def redrawn(given: list[Given], model: ModelFolder, args: argparse.Namespace) ->
     sampler = build_sampler("ancestral", "rare", "minority", config, model, CPU)
     net, images, fast = model.denoiser(), [], wants_bfloat16(config.precision, CPU)
     for first in range(0, len(given), BATCH):
-        kept = args.work / f"block-{'healthy-' if args.healthy else ''}{config.solver}-{first:05d}.npy"
+        kept = args.work / f"block-{split}-{'healthy-' if args.healthy else ''}{config.solver}-{first:05d}.npy"
         part = given[first : first + BATCH]
         if not kept.is_file():
             states, _ = drawing.draw(sampler, net, part, list(range(first, first + len(part))), 3, CPU, fast)
@@ -190,27 +220,39 @@ def rings(image: npt.NDArray[np.float32], region: npt.NDArray[np.bool_], sides: 
     return torch.as_tensor(np.stack(windows)).float()
 
 
-def judged(
-    seen: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.int64]]],
-    tested: npt.NDArray[np.int64],
-    epochs: int,
-    seed: int,
-    sides: tuple[str, ...],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Scores of the test rings, and which are redrawn, from a network trained on the other subjects."""
-    x = torch.cat([rings(image, region, sides) for image, region, _ in seen.values()])
-    y = torch.cat([torch.full((len(image),), float(n)) for n, (image, _, _) in enumerate(seen.values())])
-    apart = np.isin(np.concatenate([people for _, _, people in seen.values()]), tested)
+def judged(tested: Both, learnt: Both | None, epochs: int, sides: tuple[str, ...]) -> Iterator[float]:
+    """AUC of three judges: each learnt from the other two thirds of the people, or from people of its own."""
+    people = np.unique(np.concatenate([one.people for one in tested]))
+    for run in range(3):
+        if learnt is None:
+            apart = people[run::3]
+            teach, ask = ([one.of(apart, rest) for one in tested] for rest in (True, False))
+        else:
+            teach, ask = list(learnt), list(tested)
+        net = taught(teach, epochs, run, sides)
+        with torch.no_grad():
+            real, drawn = (
+                torch.cat([net(part)[:, 0] for part in rings(one.image, one.region, sides).split(BATCH)])
+                .double()
+                .numpy()
+                for one in ask
+            )
+        yield auc(real, drawn)
+
+
+def taught(teach: list[Slices], epochs: int, seed: int, sides: tuple[str, ...]) -> nn.Module:
+    """A small network that has learnt to tell the second slices from the first."""
+    x = torch.cat([rings(one.image, one.region, sides) for one in teach])
+    y = torch.cat([torch.full((len(one.image),), float(n)) for n, one in enumerate(teach)])
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for before, after in ((2, 16), (16, 32), (32, 32)):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(32, 1))
-    rows = torch.as_tensor(np.flatnonzero(~apart))
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (1 + len(rows) // BATCH))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=epochs * (1 + len(x) // BATCH))
     for epoch in range(epochs):
-        order = rows[torch.randperm(len(rows), generator=generator_for(seed, "ring", epoch))]
+        order = torch.randperm(len(x), generator=generator_for(seed, "ring", epoch))
         for part in order.split(BATCH):
             flipped = x[part].flip(2) if epoch % 2 else x[part]  # the first axis points right
             loss = nn.functional.binary_cross_entropy_with_logits(net(flipped)[:, 0], y[part])
@@ -218,10 +260,7 @@ def judged(
             loss.backward()
             optimiser.step()
             schedule.step()
-    net.eval()
-    with torch.no_grad():
-        found = torch.cat([net(part)[:, 0] for part in x[torch.as_tensor(apart)].split(BATCH)])
-    return found.double().numpy(), y[torch.as_tensor(apart)].long().numpy()
+    return net.eval()
 
 
 if __name__ == "__main__":
