@@ -14,7 +14,7 @@ from torch import Tensor
 from mri_minority.backbones.monai_unet import UNetDenoiser
 
 _FIRST, _HEAD_FIRST, _STRATA = "body.conv_in.conv.weight", "head.first.weight", "body.class_embedding.weight"
-_HEAD_LAST = ("head.last.weight", "head.last.bias")
+_HEAD_LAST, _NOISE = ("head.last.weight", "head.last.bias"), "head.modulation.0.weight"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ def start_from(net: UNetDenoiser, weights: Mapping[str, Tensor], pairs: Mapping[
             features = own.shape[1] - 3 * channels
             runs = _channels(pairs, 3, channels, others, features, features, 1)
             _copy(own, theirs, 1, [_Run(0, 0, features), *runs])
+        elif name == _NOISE:  # the image's level comes first, in a network without label maps it is the only one
+            _copy(own, theirs, 1, [_Run(0, 0, min(own.shape[1], theirs.shape[1]))])
         elif name in _HEAD_LAST:
             _copy(own, theirs, 0, _channels(pairs, 1, channels, others, 0, 0, 1))
         else:
@@ -103,7 +105,7 @@ def _check_shape(
             ours[1] = theirs[1] = 0
         elif name == _STRATA or name in _HEAD_LAST:
             ours[0] = theirs[0] = 0
-        elif name == "head.modulation.0.weight" and ours != theirs:  # one noise level more, or fewer
-            raise ValueError("one network has label maps and the other has none; their heads are of another shape")
+        elif name == _NOISE:
+            ours[1] = theirs[1] = 0
         if ours != theirs:
             raise ValueError(f"{name} is of shape {tuple(weights[name].shape)}, expected {tuple(own.shape)}")

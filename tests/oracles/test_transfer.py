@@ -111,6 +111,27 @@ def test_a_channel_that_the_other_lacks_keeps_its_weights() -> None:
     torch.testing.assert_close(mine, theirs * scale[:, None, None], atol=1e-4, rtol=1e-3)
 
 
+def test_a_network_without_label_maps_takes_what_is_of_the_image() -> None:
+    """One channel and one noise level instead of four and two; and back again, what it lacks stays as it was."""
+    source, four = network(world(4), 1), world(4)
+    alone = GaussianWorld(
+        four.mean[:, :1], four.basis[: SIZE**2], four.covariance, four.residual_variance[:, :1], ChannelGroups((1,))
+    )
+    target = network(alone, 2)
+    start_from(target, weights(source), corresponding(1, (), 1, CLASSES))
+    mine, theirs, block = weights(target), weights(source), SHAPE.patch**2
+    first, of = mine["body.conv_in.conv.weight"], theirs["body.conv_in.conv.weight"]
+    assert torch.equal(first[:, :block], of[:, :block])
+    assert torch.equal(first[:, block : 2 * block], of[:, 4 * block : 5 * block])
+    assert torch.equal(first[:, 2 * block], of[:, 8 * block])
+    assert torch.equal(mine["head.modulation.0.weight"], theirs["head.modulation.0.weight"][:, :1])
+    other = network(world(4), 3)
+    before = weights(other)
+    start_from(other, mine, corresponding(1, CLASSES, 1, ()))
+    assert torch.equal(weights(other)["head.modulation.0.weight"][:, 1], before["head.modulation.0.weight"][:, 1])
+    assert torch.equal(weights(other)["head.modulation.0.weight"][:, 0], mine["head.modulation.0.weight"][:, 0])
+
+
 def _blind(net: UNetDenoiser, channels: range) -> None:
     """Let a network ignore some channels of what it is given."""
     block, many = net.patch**2, net.groups.channels
