@@ -32,6 +32,7 @@ class Base:
         trace: Where it comes from.
         affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
         white: Intensity that stands for +1 in each image channel; None: the model's.
+        subject: Key of whose slice it is, which is written nowhere; empty for a drawn one.
     """
 
     image: npt.NDArray[np.float32]
@@ -40,6 +41,7 @@ class Base:
     trace: dict[str, Any]
     affine: npt.NDArray[np.float64]
     white: tuple[float, ...] | None = None
+    subject: str = ""
 
     @property
     def pixel_mm(self) -> tuple[float, float]:
@@ -181,7 +183,7 @@ class StoreBases:
         if self.whose != "person":
             return Base(image[0], label[0], t, trace, np.array(self.card["planes"][t]))
         white = tuple(float(self.store.header["settings"]["ceiling"]) * scale for scale in row.scale)
-        return Base(image[0], label[0], t, trace, np.array(row.affine).reshape(4, 4), white)
+        return Base(image[0], label[0], t, trace, np.array(row.affine).reshape(4, 4), white, row.subject)
 
 
 def rng_for(seed: int, *path: int | str) -> np.random.Generator:

@@ -70,9 +70,8 @@ class Inserted:
         """A slice of somebody else, of the same stratum."""
         donors = self.donors
         assert donors is not None
-        own = base.trace["source_series_sha256"]
         rows = donors.rows[donors.stratum[donors.rows] == base.stratum]
-        rows = np.array([at for at in rows if donors.store.rows[at].sha256 != own], dtype=np.int64)
+        rows = np.array([at for at in rows if donors.store.rows[at].subject != base.subject], dtype=np.int64)
         if not len(rows):
             raise CannotReach(
                 f"nobody else shows {self.asked.structure} at {self.card['strata']['names'][base.stratum]}"

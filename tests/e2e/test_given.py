@@ -235,6 +235,18 @@ def test_an_inserted_shape_is_another_training_subjects(model: Path, store: Slic
         np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
 
 
+def test_a_shape_is_never_the_same_persons(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Not even from another of their scans: where all scans are one person's, nobody else shows it."""
+    alone = tmp_path / "alone.store"
+    shutil.copytree(store.folder, alone)
+    lines = [line.split("\t") for line in (alone / "slices.tsv").read_text(encoding="utf-8").splitlines()]
+    table = [lines[0], *(["everybody", *line[1:]] for line in lines[1:])]
+    (alone / "slices.tsv").write_text("".join("\t".join(line) + "\n" for line in table), encoding="utf-8")
+    wish = Wish(insert="ventricles", into=alone, allow_derived=True)
+    with pytest.raises(DataError, match="nobody else shows ventricles"):
+        draw(model, tmp_path / "out", wish)
+
+
 def test_where_nobody_shows_it_a_patch_is_painted(model: Path, store: SliceStore, tmp_path: Path) -> None:
     """With a store that was said to lend its shapes, that is an error instead."""
     bare = tmp_path / "bare.store"
