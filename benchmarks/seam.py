@@ -45,8 +45,8 @@ BATCH = 32
 LEAST_PIXELS = 20
 POOL = 6
 """Maps that are made for every one that is drawn."""
-BLURS = (1.0, 2.0)
-"""Pixels of the Gaussians that spoil an insertion on purpose: a judge that cannot tell that is blind."""
+BLUR = 1.0
+"""Pixels of the Gaussian that spoils an insertion on purpose: a judge that cannot tell that is blind."""
 WINDOW = 80
 """Pixels about a region that the judge is shown."""
 
@@ -100,7 +100,7 @@ def main() -> None:
         ("the ring", ("in", "out"), 0),
         ("its inner half", ("in",), 0),
         ("its outer half", ("out",), 0),
-        *((f"the ring, regions blurred by {sigma:g} pixels", ("in", "out"), sigma) for sigma in BLURS),
+        ("the ring, insertions blurred on purpose", ("in", "out"), BLUR),
     ]
     for said, sides, blur in questions:
         spoilt = [(real, drawn.blurred(blur) if blur else drawn) for real, drawn in (tested, learnt or tested)]
