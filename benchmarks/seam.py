@@ -175,7 +175,7 @@ def inserted(
 def slices_in(split: str, store: SliceStore, model: ModelFolder, fits: object) -> StoreBases:
     card = model.card()
     every = list(range(len(card["strata"]["names"])))
-    return StoreBases(store, card, every, split, fits, "person", f"slices of {split}")  # type: ignore[arg-type]
+    return StoreBases(store, card, every, fits, "person", f"slices of {split}", split)  # type: ignore[arg-type]
 
 
 def numbered(store: SliceStore, people: list[str]) -> npt.NDArray[np.int64]:

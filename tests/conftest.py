@@ -14,9 +14,11 @@ install_import_hook("mri_minority", "beartype.beartype(conf=beartype.BeartypeCon
 
 pytest_plugins = ["tests.support.walk"]
 
-# No test is timed, so no example of a property may fail for being slow.
-settings.register_profile("project", deadline=None, print_blob=True)
-settings.load_profile("project")
+# No test is timed, so no example of a property may fail for being slow. Everybody sees the same examples, so that a
+# failure is the change's own; HYPOTHESIS_PROFILE=explore looks at new ones.
+settings.register_profile("project", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "project"))
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -33,16 +33,18 @@ class MixedBatches:
         real: Batches of real slices.
         extra: What replaces some of them; None leaves all.
         share: Of the batch, in [0, 1].
+        until: Steps from this one on are of real slices alone; None: there are none of these.
     """
 
-    def __init__(self, real: SliceBatches, extra: Extra | None, share: float) -> None:
+    def __init__(self, real: SliceBatches, extra: Extra | None, share: float, until: int | None = None) -> None:
         """Keep both; see the class."""
-        self.real, self.extra = real, extra
+        self.real, self.extra, self.until = real, extra, until
         self.replaced = round(share * real.batch) if extra is not None else 0
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Batch of a step: image (B, C, H, W) float32, label (B, H, W) uint8."""
-        if self.extra is None or not self.replaced:
+        alone = self.until is not None and step >= self.until
+        if self.extra is None or not self.replaced or alone:
             image, label, _, _ = self.real(step)
             return image, label
         image, label, _, _ = self.real(step, slice(self.real.batch - self.replaced))

@@ -25,7 +25,8 @@ def with_start(settings: dict[str, Any], start: Path | None) -> dict[str, Any]:
     model = find_model(start)
     other = model.recipe().denoiser.model_dump()
     for part, mine, theirs in (("", settings, other), ("fine ", settings["fine"], other["fine"])):
-        wrong = [key for key in _SHAPE if mine and theirs and theirs[key] != mine[key]]
+        # What the settings of the second network leave out is as in the first.
+        wrong = [key for key in _SHAPE if mine and theirs and key in mine and theirs[key] != mine[key]]
         if wrong:
             said, found = (", ".join(f"{part}{key} {of[key]}" for key in wrong) for of in (mine, theirs))
             raise DataError(f"expected a model to begin from with the recipe's {said}, found {found} in {start}")

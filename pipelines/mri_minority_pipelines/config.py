@@ -205,6 +205,7 @@ class StudyConfig(_Settings):
     rare_subjects: float = Field(0.2, gt=0, lt=1)
     flip: bool | None = None
     oversample: bool = True
+    then_real: bool = False
     draws: int = Field(10_000, ge=100)
     subset_seed: int = 0
 

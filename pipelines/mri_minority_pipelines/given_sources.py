@@ -127,14 +127,16 @@ class NoneQualifies(DataError):
 class StoreBases:
     """Real slices of a store, in a random order that the seed fixes.
 
+    Held-out people stay out: who is tested on must not be learnt from, not even changed a little.
+
     Args:
         store: The slices.
         card: The model's card.
         allowed: Strata they may come from.
-        split: Only this one; "" takes all.
         fits: Which label maps (H, W) qualify.
         whose: "training map" if only its label map is used, else "person": then affine and intensities are its own.
         why: Words for an error: what was looked for.
+        split: Only slices of this one.
     """
 
     def __init__(
@@ -142,10 +144,10 @@ class StoreBases:
         store: SliceStore,
         card: dict[str, Any],
         allowed: list[int],
-        split: str,
         fits: Callable[[npt.NDArray[np.uint8]], bool],
         whose: str,
         why: str,
+        split: str = "train",
     ) -> None:
         """Look through the label maps; see the class.
 
@@ -157,7 +159,7 @@ class StoreBases:
         self.stratum = Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
         self.store, self.card, self.whose = store, card, whose
         rows = np.array(
-            [i for i, r in enumerate(store.rows) if split in ("", r.split) and self.stratum[i] in allowed],
+            [i for i, r in enumerate(store.rows) if r.split == split and self.stratum[i] in allowed],
             dtype=np.int64,
         )
         kept: list[int] = []

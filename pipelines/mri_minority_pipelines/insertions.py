@@ -118,7 +118,7 @@ def donors_in(store: SliceStore, card: dict[str, Any], structure: str, needed: b
     why = f"training slices that show {structure}"
     try:
         return StoreBases(
-            store, card, every, "train", lambda m: (m == value).sum() * pixel_mm2 >= LEAST_MM2, "training map", why
+            store, card, every, lambda m: (m == value).sum() * pixel_mm2 >= LEAST_MM2, "training map", why
         )
     except NoneQualifies:
         if needed:

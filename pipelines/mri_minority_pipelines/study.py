@@ -1,7 +1,7 @@
 """What a study compares: training sets of real subjects, and arms that add something to them."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,13 @@ from mri_minority.slices.subset import nested_subjects, write_subset
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_pipelines.config import StudyConfig
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.synthetic import read_set
+from mri_minority_pipelines.synthetic import SyntheticSet, read_set
 
 REAL, OVERSAMPLED = "real", "oversampled"
 """Arms that every study has: real slices only, and the rare ones among them shown more often."""
+
+THEN_REAL = " then real"
+"""Ends the name of an arm that adds its slices in the first half of the steps only."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Arm:
         of: Name of the training set.
         folder: A synthetic data set, or a slice store; None for the first two.
         checked: Whether the model that drew it is known to have learnt from this training set alone.
+        until: Share of the steps, from the first on, in which it is added.
     """
 
     name: str
     of: str
     folder: Path | None = None
     checked: bool = False
+    until: float = 1.0
 
 
 def training_set(
@@ -114,9 +119,14 @@ def synthetic_arm(text: str, sets: tuple[str, ...]) -> Arm:
     if not folder.is_dir():
         raise DataError(f"expected a synthetic data set at {folder}, found none")
     name = match[1] or folder.name
-    if name in (REAL, OVERSAMPLED):
-        raise UsageError(f"expected another name than {name} for {folder}: every study has an arm of that name")
+    if name in (REAL, OVERSAMPLED) or name.endswith(THEN_REAL):
+        raise UsageError(f"expected another name than {name} for {folder}: it is kept for an arm of the study's own")
     return Arm(name, of, folder)
+
+
+def then_real(arm: Arm) -> Arm:
+    """The same slices as something to begin with: the second half of the steps is on real ones alone."""
+    return replace(arm, name=arm.name + THEN_REAL, until=0.5)
 
 
 def check_model(model: ModelFolder, of: TrainingSet) -> None:
@@ -156,9 +166,23 @@ def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: f
             raise DataError(f"expected the classes {of.store.label_names} in {arm.folder}, found {other.label_names}")
         return Extra(*other.read(other.indices("train")))
     drawn = read_set(arm.folder, of.store)
+    _check_sources(drawn, of, arm.folder)
     if drawn.label is None:
         raise DataError(f"expected label maps in {arm.folder}, found none; a segmenter cannot learn without them")
     return Extra(drawn.image, drawn.label)
+
+
+def _check_sources(drawn: SyntheticSet, of: TrainingSet, folder: Path) -> None:
+    """Slices derived from real ones, or whose label maps are real ones, may come from the training set only."""
+    known = {of.store.rows[i].sha256 for i in of.index}
+    traces = [row.get("trace", {}) for row in drawn.manifest["slices"]]
+    said = {trace.get(key) for trace in traces for key in ("source_series_sha256", "shape_series_sha256")}
+    other = said - known - {None}
+    if other:
+        raise DataError(
+            f"expected slices made from people of the training set {of.name} alone, found {len(other)} other series in "
+            f"{folder}: the segmenter would learn from people that it is tested on, or that its training set lacks"
+        )
 
 
 def fingerprint_of(arm: Arm) -> str:

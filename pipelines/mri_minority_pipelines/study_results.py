@@ -11,7 +11,7 @@ from mri_minority.evaluate.groups import means_over_patients, quantile_groups
 from mri_minority.evaluate.paired import holm, paired_bootstrap
 from mri_minority.slices.store import SliceStore
 from mri_minority_pipelines.config import StudyConfig
-from mri_minority_pipelines.study import OVERSAMPLED, REAL
+from mri_minority_pipelines.study import OVERSAMPLED, REAL, THEN_REAL
 
 GROUPS = 10
 ALL, RAREST, LARGEST = "all slices", "rarest tenth", "largest tenth"
@@ -138,12 +138,16 @@ def _differences(table: _Table, config: StudyConfig) -> list[dict[str, Any]]:
 
 
 def _questions(table: _Table) -> list[tuple[str, str, str, str]]:
-    """Which arm is held against which: everything against `real`, the guided ones against the control, and `real` with
-    rare subjects against `real` of as many ordinary ones."""
+    """Which arm is held against which: everything against `real`, the guided ones against the control (where they end
+    on real slices, against the control that does), and `real` with rare subjects against as many ordinary ones.
+    """
     arms = list(dict.fromkeys((key[0], key[1]) for key in table))
     asked = [(of, REAL, of, arm) for of, arm in arms if arm != REAL]
     asked += [
-        (of, CONTROL, of, arm) for of, arm in arms if arm not in (REAL, CONTROL, OVERSAMPLED) and (of, CONTROL) in arms
+        (of, control, of, arm)
+        for of, arm in arms
+        for control in [CONTROL + THEN_REAL if arm.endswith(THEN_REAL) else CONTROL]
+        if arm not in (REAL, OVERSAMPLED, control) and (of, control) in arms
     ]
     sets = {of for of, _ in arms}
     asked += [(f"ordinary:{of}", REAL, of, REAL) for of in sorted(sets) if f"ordinary:{of}" in sets]

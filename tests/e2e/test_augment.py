@@ -73,6 +73,27 @@ def test_the_whole_way(model: Path, store: SliceStore, tmp_path: Path) -> None:
         augment.run(study(**{**QUICK, "steps": 3}), store, [], draws, out, CPU, silent)
 
 
+def test_synthetic_slices_first_and_real_ones_after(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """The arm is another training, is added to a finished study, and is held against the control of its own kind."""
+    draws = Draws({"all": ModelFolder(model)}, ("ancestral", "attribute"), 4, 0)
+    out = tmp_path / "study"
+    augment.run(study(**QUICK, oversample=False), store, [], draws, out, CPU, silent)
+    before = {file: file.stat().st_mtime_ns for file in (out / "runs").rglob("*.safetensors")}
+    results = augment.run(study(**QUICK, oversample=False, then_real=True), store, [], draws, out, CPU, silent)
+    assert all(file.stat().st_mtime_ns == then for file, then in before.items())
+    added = set((out / "runs").rglob("*.safetensors")) - set(before)
+    assert {file.parent.name for file in added} == {"ancestral-then-real", "attribute-then-real"}
+    assert len(added) == 4
+    losses = {load_tensors(file)[1]["loss"] for file in (out / "runs").rglob("ratio-*-seed-0.safetensors")}
+    assert len(losses) == 5  # each arm is a training of its own
+    asked = {(r["arm"], r["against"]) for r in results["differences"]}
+    assert ("attribute then real", "ancestral then real") in asked
+    assert ("attribute then real", "real") in asked
+    assert ("attribute then real", "ancestral") not in asked
+    assert ("attribute", "ancestral then real") not in asked
+    assert "attribute then real" in page_of(out)
+
+
 def test_ordinary_subjects_and_learning_curve(store: SliceStore, tmp_path: Path) -> None:
     config = study(**QUICK, sets=("4", "ordinary:4", "all"))
     results = augment.run(config, store, [], NOTHING, tmp_path / "s", CPU, silent)
@@ -171,6 +192,14 @@ def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> 
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1', 1), encoding="utf-8")
     with pytest.raises(DataError, match="other extra"):
         augment.run(config, store, given, NOTHING, tmp_path / "s", CPU, silent)
+
+    # Nobody who is tested on, or whom the training set lacks, may lend a map or an image.
+    held = store.rows[store.indices("holdout")[0]].sha256
+    lent = json.loads(manifest.read_text(encoding="utf-8"))
+    lent["slices"][1]["trace"]["source_series_sha256"] = held
+    manifest.write_text(json.dumps(lent), encoding="utf-8")
+    with pytest.raises(DataError, match="training set all alone, found 1 other series"):
+        augment.run(config, store, given, NOTHING, tmp_path / "held", CPU, silent)
 
 
 def test_arms_as_they_are_said(tmp_path: Path) -> None:

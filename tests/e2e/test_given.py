@@ -215,6 +215,18 @@ def test_inserting_keeps_the_persons_pixels(model: Path, store: SliceStore, tmp_
     assert "derived from people" not in run_cli(app, [*asked, "--allow-derived"]).stderr
 
 
+def test_held_out_people_lend_nothing(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Neither images nor maps: a segmenter that learns from the set is tested on them."""
+    train = {store.rows[i].sha256 for i in store.indices("train")}
+    for name, wish in (
+        ("inserted", Wish(insert="ventricles", into=store.folder, allow_derived=True)),
+        ("started", Wish(strength=0.5, into=store.folder, allow_derived=True)),
+        ("edited", Wish(edit="ventricles:grow=1.05..1.1", store=store.folder)),
+    ):
+        traces = [row["trace"] for row in draw(model, tmp_path / name, wish, count=12)["slices"]]
+        assert {trace["source_series_sha256"] for trace in traces} <= train
+
+
 def test_an_inserted_shape_is_another_training_subjects(model: Path, store: SliceStore, tmp_path: Path) -> None:
     """Whose shape it is stands in the trace, and laying that shape again gives the same map."""
     wish = Wish(insert="ventricles", into=store.folder, allow_derived=True)

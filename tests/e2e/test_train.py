@@ -26,8 +26,9 @@ from mri_minority.training.compiling import wants_compile
 from mri_minority.training.processes import fabric_for
 from mri_minority_cli.app import app
 from mri_minority_pipelines.begin_from import with_start
-from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe, frozen
-from mri_minority_pipelines.model_folder import ModelFolder
+from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe, frozen, load_recipe
+from mri_minority_pipelines.model_folder import ModelFolder, find_model
+from mri_minority_pipelines.request import resolve
 from mri_minority_pipelines.stages import train, train_denoiser
 from tests.support.tiny import TINY, silent
 
@@ -321,6 +322,21 @@ def test_a_model_of_another_shape_is_one_line(store: SliceStore, model: Path, tm
         assert says in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["brain_t1_2mm", "flair_lesion"])
+def test_recipes_of_two_networks_may_begin_with_the_packaged_model(name: str) -> None:
+    recipe = resolve(name, start=Path("embedded"))
+    assert recipe.denoiser.fine is not None
+    assert recipe.denoiser.start_folder == find_model("embedded").path
+
+
+def test_a_second_network_of_another_shape_is_refused(tmp_path: Path) -> None:
+    settings = load_recipe("flair_lesion").model_dump(mode="json")
+    settings["denoiser"]["fine"]["head"] = 16
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with pytest.raises(DataError, match="recipe's fine head 16, found fine head 24"):
+        resolve(str(tmp_path / "other.yaml"), start=Path("embedded"))
 
 
 def test_the_start_belongs_to_a_run_in_progress(recipe: Recipe, model: Path) -> None:

@@ -113,6 +113,17 @@ def test_real_slices_are_the_same_in_every_arm(small: SliceStore) -> None:
     assert len(mixed[0]) == len(plain[0]) == 8
 
 
+def test_extra_slices_may_end_before_training_does(small: SliceStore) -> None:
+    real = SliceBatches(small, small.indices("train"), 8, seed=5)
+    extra = Extra(np.full((3, 1, *SIZE), 0.5, np.float32), np.full((3, *SIZE), 7, np.uint8))
+    batches = MixedBatches(real, extra, 0.25, until=3)
+    assert [bool((batches(step)[1] == 7).any()) for step in range(5)] == [True, True, True, False, False]
+    plain = MixedBatches(real, None, 0.0)
+    for step in (3, 4):
+        assert torch.equal(batches(step)[0], plain(step)[0])
+        assert torch.equal(batches(step)[1], plain(step)[1])
+
+
 def test_augmentation_is_named_after_the_step() -> None:
     image = torch.rand(6, 1, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     label = (image[:, 0] > 0.3).to(torch.uint8) * 2

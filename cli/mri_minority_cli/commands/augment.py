@@ -50,6 +50,12 @@ def command(
     oversample: Annotated[
         bool, typer.Option("--oversampled/--no-oversampled", help="The arm that shows real rare slices more often.")
     ] = True,
+    then_real: Annotated[
+        bool,
+        typer.Option(
+            "--then-real", help="Each synthetic arm once more, its second half of steps on real slices alone."
+        ),
+    ] = False,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only write the stores of --sets, to train generators on.")
     ] = False,
@@ -79,6 +85,7 @@ def command(
             attribute=attribute,
             flip=flip,
             oversample=oversample,
+            then_real=then_real,
             subset_seed=first,
         )
         if dry:

@@ -37,6 +37,7 @@ from mri_minority_pipelines.study import (
     fingerprint_of,
     folder_name,
     synthetic_arm,
+    then_real,
     training_set,
 )
 from mri_minority_pipelines.study_results import RunValues, results_of
@@ -52,6 +53,7 @@ _REPEATED = {
     "rare_subjects",
     "subset_seed",
     "oversample",
+    "then_real",
 }
 """Settings that say which runs there are, or how they are judged; the others are what each run is made with."""
 
@@ -108,6 +110,7 @@ def run(
     arms = [Arm(name, s.name) for s in sets for name in (REAL, OVERSAMPLED)[: 1 + config.oversample]]
     arms += [_checked(synthetic_arm(text, config.sets), draws) for text in synthetic]
     arms += _drawn(draws, by_name, attribute, out, device, tell)
+    arms += [then_real(arm) for arm in arms if arm.folder is not None and config.then_real]
     if len({(arm.of, arm.name) for arm in arms}) < len(arms):
         raise UsageError("expected every arm once per training set; give the --synthetic sets different names")
     runs = [
@@ -128,6 +131,8 @@ def run(
         depends: dict[str, object] = {**made_with, "set": of.store.sha256, "extra": fingerprint_of(one.arm)}
         if one.arm.name == OVERSAMPLED:
             depends["extra"] = [rarity, config.rare]
+        if one.arm.until < 1:
+            depends["until"] = one.arm.until
         _check_finished(one.file(out), depends)
         pieces.append(Piece(one.file(out), partial(_do, one, of, values_here, config, depends, out, device, progress)))
     progress.begin(sum(piece.result.is_file() for piece in pieces))

@@ -81,7 +81,8 @@ def do(
     torch.manual_seed(run.seed)
     net = _NETWORKS[config.network](classes, of.store.channels)
     real = SliceBatches(of.store, of.index, config.batch, run.seed)
-    batches = MixedBatches(real, extra, run.ratio / (1 + run.ratio))
+    until = None if run.arm.until >= 1 else round(run.arm.until * config.steps)
+    batches = MixedBatches(real, extra, run.ratio / (1 + run.ratio), until)
     flip = sides_are_alike(of.store.label_names) if config.flip is None else config.flip
     augment = SegmentationAugment(flip, run.seed)
     for step, loss in train_segmenter(net, batches, config.steps, device, run.seed, augment):

@@ -216,20 +216,20 @@ def _given(
             change = Requested(asked, card)
             return list(edited(change, asked.structure, lambda i, k, s: pool[(i + k) % len(pool)], count, seed, card))
         why = f"training slices that show {asked.structure}"
-        bases = StoreBases(SliceStore(wish.store), card, allowed, "train", shows, "training map", why)
+        bases = StoreBases(SliceStore(wish.store), card, allowed, shows, "training map", why)
         return list(edited(Requested(asked, card), asked.structure, bases, count, seed, card))
     if wish.insert is not None:
         into = SliceStore(wish.into or Path())
         insertion = parse_insertion(wish.insert, tuple(card["label_names"]))
         value = list(card["label_names"]).index(insertion.structure) + 1
         why = f"healthy slices (without {insertion.structure})"
-        bases = StoreBases(into, card, allowed, "", lambda m: not (m == value).any(), "person", why)
+        bases = StoreBases(into, card, allowed, lambda m: not (m == value).any(), "person", why)
         shapes = into if wish.store is None else SliceStore(wish.store)
         donors = donors_in(shapes, card, insertion.structure, needed=wish.store is not None)
         put = Inserted(insertion, donors, card)
         return list(edited(put, insertion.structure, bases, count, seed, card, insert=True))
     store = SliceStore(wish.into or Path())
-    bases = StoreBases(store, card, allowed, "", lambda m: True, "person", "slices")
+    bases = StoreBases(store, card, allowed, lambda m: True, "person", "slices")
     return [_started(bases(i, 0, seed), config, float(wish.strength or 1)) for i in range(count)]
 
 
