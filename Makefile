@@ -54,7 +54,7 @@ demo: $(VENV)/.installed
 	@echo; echo "Pictures:"; find "$(OUT)" -name '*.png' | sort | sed 's/^/    /'
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST_FLAGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz.readers --files $(FUZZ_FILES)

@@ -46,8 +46,8 @@ from mri_minority_pipelines.model_folder import build_denoiser, find_model
 
 SIGMAS = (0.1, 0.3, 1.0, 3.0)
 UNKNOWN = 40.0
-EMAS = (0.99, 0.998, 0.9995)
-HELD, WORLD, WARMUP = 64, 4096, 50
+EMAS = (0.998, 0.9995)
+HELD, WORLD, WARMUP = 128, 4096, 50
 STRUCTURE = "ventricles"
 
 Coding = Callable[[Tensor, Tensor, int], Tensor]

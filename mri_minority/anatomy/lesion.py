@@ -2,7 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 from skimage.measure import label as connected
 
 from mri_minority.anatomy.edit import LabelMap, Mask
@@ -31,6 +31,11 @@ def each_piece(mask: Mask) -> list[Mask]:
 def depth(room: Mask) -> npt.NDArray[np.float64]:
     """Distance from outside the room, in pixels (H, W); 0 outside."""
     return np.asarray(distance_transform_edt(np.pad(room, 1))[1:-1, 1:-1], dtype=np.float64)
+
+
+def touches(mask: Mask, other: Mask) -> bool:
+    """Whether two masks overlap or adjoin, corner to corner too: then they are one piece."""
+    return bool((binary_dilation(mask, np.ones((3, 3))) & other).any())
 
 
 def blob(shape: tuple[int, int], centre: tuple[float, float], area: int, rng: np.random.Generator) -> Mask:

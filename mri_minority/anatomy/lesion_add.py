@@ -6,7 +6,7 @@ import numpy as np
 
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask
 from mri_minority.anatomy.kinds import AREA, Kind
-from mri_minority.anatomy.lesion import blob, depth, put
+from mri_minority.anatomy.lesion import blob, depth, put, touches
 
 _TRIES = 20
 
@@ -30,7 +30,7 @@ class LesionAdd:
         for _ in range(_TRIES if len(places) else 0):
             at = places[rng.integers(len(places))]
             patch = blob(label.shape, (float(at[0]), float(at[1])), self.pixels, rng)
-            if bool((free[patch] > 1).all()):
+            if bool((free[patch] > 1).all()) and not touches(patch, label == value):
                 return Edited(put(label, value, patch), float(patch.sum()))
         raise CannotReach(f"a lesion of {self.pixels} pixels fits nowhere into this slice; ask for a smaller one")
 

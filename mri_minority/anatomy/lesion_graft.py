@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask
-from mri_minority.anatomy.lesion import depth, put
+from mri_minority.anatomy.lesion import depth, put, touches
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LesionGraft:
         inside = np.where(depth(room) > 1, laid, np.inf).ravel()
         chosen = np.argsort(inside, kind="stable")[:wanted]
         patch = np.isin(np.arange(label.size), chosen).reshape(label.shape)
-        if wanted < 1 or not np.isfinite(inside[chosen]).all() or bool((depth(label != value)[patch] <= 1).any()):
+        if wanted < 1 or not np.isfinite(inside[chosen]).all() or touches(patch, label == value):
             raise CannotReach(f"a lesion of {wanted} pixels at the donor's place does not fit into this slice")
         return Edited(put(label, value, patch), float(patch.sum()))
 
