@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--world", type=Path, help="A fitted Gaussian world; fitted here without it.")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
@@ -136,23 +137,25 @@ def main() -> None:
         train_denoiser.fit_world(load_recipe("brain_t1_2mm").denoiser, store, world, _quiet)
     pays = bfloat16_pays(CPU)
     print(f"<!-- {platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__} -->")
-    print(json.dumps({"bfloat16_pays": pays, "peak_gflops": {p: round(peak(p == "bfloat16")) for p in PRECISIONS}}))
-    step_table(store, world)
-    choice_table(store, world, pays)
-    peer_table(store, world, pays)
+    peaks = {p: round(peak(p == "bfloat16")) for p in precisions(pays)}
+    print(json.dumps({"bfloat16_pays": pays, "peak_gflops": peaks}))
+    for name in args.tables:
+        TABLES[name](store, world, pays)
 
 
-PRECISIONS = ("float32", "bfloat16")
+def precisions(pays: bool) -> tuple[str, ...]:
+    """Those worth a row: without the instructions for it, bfloat16 is slower by itself."""
+    return ("float32", "bfloat16") if pays else ("float32",)
 
 
-def step_table(store: SliceStore, world: Path) -> None:
+def step_table(store: SliceStore, world: Path, pays: bool) -> None:
     """Forward, backward and whole step as a share of the convolution peak."""
     print("| network | precision | forward ms | forward + backward ms | step ms | GFLOP in a step | share of peak |")
     print("|---|---|---|---|---|---|---|")
     second = load_recipe("brain_t1_2mm").denoiser.fine
     fine = second.model_dump(include={"patch", "channels", "attention", "head"}) if second else {}
     for title, changes in (("patch 4", {}), ("patch 2", {"patch": 2}), ("the fine network", fine)):
-        for precision in PRECISIONS:
+        for precision in precisions(pays):
             wide = precision == "bfloat16"
             ours = Ours(store, world, wide, **changes)
             with torch.no_grad():
@@ -217,6 +220,9 @@ def peer_table(store: SliceStore, world: Path, pays: bool) -> None:
     for title, count, seconds in rows:
         each = 1e3 * seconds / BATCH
         print(f"| {title} | {count / 1e6:.1f} | {each:.1f} | {seconds / rows[0][2]:.1f} |", flush=True)
+
+
+TABLES = {"steps": step_table, "choices": choice_table, "peers": peer_table}
 
 
 def _quiet(event: Event) -> None:

@@ -274,13 +274,14 @@ class _Broken(torch.nn.Module):
         raise RuntimeError("no compiler here\nand a long explanation")
 
 
-def test_compiling_is_for_long_runs_of_one_process_on_a_cpu() -> None:
-    assert wants_compile("auto", CPU, 1, 30.0)
-    assert not wants_compile("auto", CPU, 1, 10.0)
-    assert not wants_compile("auto", CPU, 2, 30.0)
-    assert not wants_compile("auto", torch.device("cuda"), 1, 30.0)
-    assert not wants_compile("no", CPU, 1, 30.0)
-    assert wants_compile("yes", CPU, 2, 1.0)
+def test_compiling_is_for_long_runs_of_one_process_on_a_cpu_with_bfloat16() -> None:
+    assert wants_compile("auto", CPU, 1, 30.0, True)
+    assert not wants_compile("auto", CPU, 1, 30.0, False)
+    assert not wants_compile("auto", CPU, 1, 10.0, True)
+    assert not wants_compile("auto", CPU, 2, 30.0, True)
+    assert not wants_compile("auto", torch.device("cuda"), 1, 30.0, True)
+    assert not wants_compile("no", CPU, 1, 30.0, True)
+    assert wants_compile("yes", CPU, 2, 1.0, False)
 
 
 def test_training_begins_with_another_models_weights(

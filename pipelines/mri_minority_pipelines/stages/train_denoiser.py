@@ -74,14 +74,14 @@ def _train_network(
     tell(Event("note", 0, 0, {"text": f"a training step takes about {needed / 1024**3:.1f} GiB"}))
     plan = plan_of(config, checkpoint)
     quick: nn.Module | None = None
-    if wants_compile(config.compile, fabric.device, fabric.world_size, config.minutes):
+    if wants_compile(config.compile, fabric.device, fabric.world_size, config.minutes, bfloat16):
         tell(Event("note", 0, 0, {"text": "compiling the network, which takes a minute or two and saves more"}))
         made = compiled(net, lambda network: loss_of(network, 0, slice(micro_batch)))
         if isinstance(made, nn.Module):
             quick = made
         else:
             why = str(made).strip().splitlines()[0]
-            tell(Event("note", 0, 0, {"text": f"training without torch.compile, a sixth slower: {why}"}))
+            tell(Event("note", 0, 0, {"text": f"training without torch.compile: {why}"}))
     steps = train(fabric, net, loss_of, plan, quick)
     report = _Report(net, store, out / f"{name}.png", config)
     last = follow(fabric, net, steps, out, name, plan.budget.seconds, config.log_steps, report, tell)
