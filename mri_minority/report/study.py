@@ -58,7 +58,8 @@ def _compared(results: Row) -> str:
     config = results["config"]
     said = (
         f"Network {config['network']}, batches of {config['batch']}, seeds {', '.join(map(str, config['seeds']))}, "
-        f"extra slices per real slice {', '.join(f'{r:g}' for r in config['ratios'])}. Rare: {results['rarity']}; "
+        f"extra slices per real slice {', '.join(f'{r:g}' for r in config['ratios'])}"
+        f"{', each in place of one of its own height' if config['matched'] else ''}. Rare: {results['rarity']}; "
         f"attribute: {results['attribute']}."
     )
     return (

@@ -206,6 +206,7 @@ class StudyConfig(_Settings):
     flip: bool | None = None
     oversample: bool = True
     then_real: bool = False
+    matched: bool = False
     draws: int = Field(10_000, ge=100)
     subset_seed: int = 0
 

@@ -143,7 +143,7 @@ def check_model(model: ModelFolder, of: TrainingSet) -> None:
         )
 
 
-def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: float) -> Extra | None:
+def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: float, matched: bool) -> Extra | None:
     """The slices an arm adds.
 
     Args:
@@ -151,25 +151,49 @@ def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: f
         of: Its training set.
         rarity: Of the slices of the set's store (N,).
         rare: Share of the training slices, inside strata, that are oversampled.
+        matched: Whether they replace real slices of their own stratum only.
 
     Raises:
-        DataError: A synthetic set is damaged, has no labels or does not fit the store.
+        DataError: A synthetic set is damaged, has no labels or does not fit the store; with `matched`, its strata are
+            others than the store's, or the training set has no slices in them.
     """
     if arm.name == REAL:
         return None
     if arm.folder is None:
-        rank = percentiles_within(rarity[of.index], of.store.strata()[of.index])
-        return Extra(*of.store.read(of.index[rank > 1 - rare]))
+        strata = of.store.strata()[of.index]
+        rank = percentiles_within(rarity[of.index], strata)
+        chosen = rank > 1 - rare
+        return Extra(*of.store.read(of.index[chosen]), strata[chosen] if matched else None)
     if (arm.folder / "store.json").is_file():
         other = SliceStore(arm.folder)
         if other.label_names != of.store.label_names:
             raise DataError(f"expected the classes {of.store.label_names} in {arm.folder}, found {other.label_names}")
-        return Extra(*other.read(other.indices("train")))
-    drawn = read_set(arm.folder, of.store)
-    _check_sources(drawn, of, arm.folder)
-    if drawn.label is None:
-        raise DataError(f"expected label maps in {arm.folder}, found none; a segmenter cannot learn without them")
-    return Extra(drawn.image, drawn.label)
+        index = other.indices("train")
+        found = Extra(*other.read(index))
+        names = [other.strata_names[t] for t in other.strata()[index]]
+    else:
+        drawn = read_set(arm.folder, of.store)
+        _check_sources(drawn, of, arm.folder)
+        if drawn.label is None:
+            raise DataError(f"expected label maps in {arm.folder}, found none; a segmenter cannot learn without them")
+        found = Extra(drawn.image, drawn.label)
+        names = [str(row["trace"]["stratum_name"]) for row in drawn.manifest["slices"]]
+    return replace(found, stratum=_strata_of(names, of, arm.folder)) if matched else found
+
+
+def _strata_of(names: list[str], of: TrainingSet, folder: Path) -> npt.NDArray[np.int64]:
+    """Strata of the training set's store by their names."""
+    ours = list(of.store.strata_names)
+    unknown = sorted(set(names) - set(ours))
+    if unknown:
+        raise DataError(
+            f"expected slices of the strata in {of.store.folder}, found {unknown[0]!r} in {folder}; leave out "
+            "--matched, or draw them with a model of this store"
+        )
+    strata = np.array([ours.index(name) for name in names], dtype=np.int64)
+    if not np.isin(strata, of.store.strata()[of.index]).any():
+        raise DataError(f"expected slices at heights of the training set {of.name}, found none in {folder}")
+    return strata
 
 
 def _check_sources(drawn: SyntheticSet, of: TrainingSet, folder: Path) -> None:

@@ -94,6 +94,31 @@ def test_synthetic_slices_first_and_real_ones_after(model: Path, store: SliceSto
     assert "attribute then real" in page_of(out)
 
 
+def test_extra_slices_of_their_own_height(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Another training than without; runs of the two are not mixed up, and a set of other heights is refused."""
+    draws = Draws({"all": ModelFolder(model)}, ("ancestral",), 4, 0)
+    out, config = tmp_path / "study", study(**{**QUICK, "seeds": (0,)}, matched=True)
+    results = augment.run(config, store, [], draws, out, CPU, silent)
+    assert results["config"]["matched"]
+    assert "each in place of one of its own height" in page_of(out)
+    anywhere = study(**{**QUICK, "seeds": (0,)})
+    with pytest.raises(DataError, match="other matched"):
+        augment.run(anywhere, store, [], draws, out, CPU, silent)
+    drawn = out / "synthetic" / "all" / "ancestral"
+    plain = tmp_path / "plain"
+    augment.run(anywhere, store, [f"ancestral={drawn}"], NOTHING, plain, CPU, silent)
+    for arm in ("oversampled", "ancestral"):
+        file = Path("runs/all") / arm / "ratio-1-seed-0.safetensors"
+        assert load_tensors(out / file)[1]["loss"] != load_tensors(plain / file)[1]["loss"]
+
+    manifest = drawn / "manifest.json"
+    said = json.loads(manifest.read_text(encoding="utf-8"))
+    said["slices"][0]["trace"]["stratum_name"] = "height 7.0-8.0"
+    manifest.write_text(json.dumps(said), encoding="utf-8")
+    with pytest.raises(DataError, match="leave out --matched"):
+        augment.run(config, store, [f"ancestral={drawn}"], NOTHING, tmp_path / "other", CPU, silent)
+
+
 def test_ordinary_subjects_and_learning_curve(store: SliceStore, tmp_path: Path) -> None:
     config = study(**QUICK, sets=("4", "ordinary:4", "all"))
     results = augment.run(config, store, [], NOTHING, tmp_path / "s", CPU, silent)

@@ -113,6 +113,36 @@ def test_real_slices_are_the_same_in_every_arm(small: SliceStore) -> None:
     assert len(mixed[0]) == len(plain[0]) == 8
 
 
+def test_a_slice_gives_way_to_one_of_its_own_stratum(small: SliceStore) -> None:
+    """Rows that give way are the same for every arm, in the wanted share; heights without extra slices stay real."""
+    real, share, steps = SliceBatches(small, small.indices("train"), 8, seed=5), 0.4, 200
+    real.stratum, ours = torch.arange(len(real.stratum)) % 3, [0, 1, 2]
+    everywhere = np.repeat(np.array(ours, dtype=np.int64), 3)
+    code = everywhere.astype(np.uint8) + 100
+
+    def extra(chosen: np.ndarray) -> Extra:
+        label = np.broadcast_to(code[chosen][:, None, None], (int(chosen.sum()), *SIZE)).copy()
+        return Extra(np.full((len(label), 1, *SIZE), 0.5, np.float32), label, everywhere[chosen])
+
+    arms = [MixedBatches(real, extra(chosen), share) for chosen in (everywhere >= 0, everywhere == ours[-1])]
+    replaced = np.zeros(2)
+    for step in range(steps):
+        image, label, stratum, _ = real(step)
+        rows = []
+        for n, arm in enumerate(arms):
+            mixed_image, mixed_label = arm(step)
+            changed = (mixed_label >= 100).flatten(1).any(dim=1)
+            assert torch.equal(mixed_label[changed][:, 0, 0].long(), stratum[changed] + 100)
+            assert torch.equal(mixed_image[~changed], image[~changed])
+            assert torch.equal(mixed_label[~changed], label[~changed])
+            assert bool((mixed_image[changed] == 0.5).all())
+            rows.append(changed)
+            replaced[n] += int(changed.sum())
+        assert torch.equal(rows[1], rows[0] & (stratum == ours[-1]))
+    assert replaced[0] / (8 * steps) == pytest.approx(share, abs=0.05)
+    assert replaced[1] > 0
+
+
 def test_extra_slices_may_end_before_training_does(small: SliceStore) -> None:
     real = SliceBatches(small, small.indices("train"), 8, seed=5)
     extra = Extra(np.full((3, 1, *SIZE), 0.5, np.float32), np.full((3, *SIZE), 7, np.uint8))

@@ -56,6 +56,9 @@ def command(
             "--then-real", help="Each synthetic arm once more, its second half of steps on real slices alone."
         ),
     ] = False,
+    matched: Annotated[
+        bool, typer.Option("--matched", help="Other slices replace real ones of their own height only.")
+    ] = False,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Only write the stores of --sets, to train generators on.")
     ] = False,
@@ -86,6 +89,7 @@ def command(
             flip=flip,
             oversample=oversample,
             then_real=then_real,
+            matched=matched,
             subset_seed=first,
         )
         if dry:

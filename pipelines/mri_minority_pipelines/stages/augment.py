@@ -54,8 +54,10 @@ _REPEATED = {
     "subset_seed",
     "oversample",
     "then_real",
+    "matched",
 }
-"""Settings that say which runs there are, or how they are judged; the others are what each run is made with."""
+"""Settings that say which runs there are, or how they are judged; the others are what each run is made with. `matched`
+is noted with the runs that it changes."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def run(
         depends: dict[str, object] = {**made_with, "set": of.store.sha256, "extra": fingerprint_of(one.arm)}
         if one.arm.name == OVERSAMPLED:
             depends["extra"] = [rarity, config.rare]
+        if config.matched and one.arm.name != REAL:
+            depends["matched"] = True
         if one.arm.until < 1:
             depends["until"] = one.arm.until
         _check_finished(one.file(out), depends)
@@ -273,7 +277,7 @@ def _do(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    extra = extra_of(one.arm, of, values, config.rare)
+    extra = extra_of(one.arm, of, values, config.rare, config.matched)
     augment_run.do(one, of, extra, config, depends, one.file(out), device, partial(progress.within, one.title()))
 
 
@@ -283,7 +287,7 @@ def _check_finished(file: Path, depends: dict[str, object]) -> None:
         return
     notes = load_tensors(file)[1]
     wanted = json.loads(json.dumps(depends))
-    other = [key for key in wanted if notes.get(key) != wanted[key]]
+    other = [key for key in {**wanted, "matched": None} if notes.get(key) != wanted.get(key)]
     if other:
         raise DataError(
             f"{file} is a run with other {', '.join(other)}; choose another --out, or remove that file to repeat it"
