@@ -56,6 +56,11 @@ def test_the_whole_way(model: Path, store: SliceStore, tmp_path: Path) -> None:
         assert part in page
     assert "What rare anatomy costs" not in page
     assert not re.search(r"(src|href)=\"https?:", page)
+    along = next(r for r in results["along"] if (r["arm"], r["class"], r["by"]) == ("real", "ventricles", "stratum"))
+    lowest = min((d, name) for d, name in zip(along["dice"], results["strata"], strict=True) if d is not None)
+    said = [line for line in augment.in_words(results) if "worst at" in line]
+    assert len(said) == 1
+    assert said[0].startswith(f"all real, ventricles: worst at {lowest[1]} (Dice {lowest[0]:.2f})")
     last = heard[-1]
     assert (last.stage, last.done, last.total) == ("augment", 14, 14)
     assert any("minutes_left" in event.values for event in heard)

@@ -204,8 +204,23 @@ def draws_of(config: StudyConfig, models: list[str], methods: tuple[str, ...], c
 
 
 def in_words(results: dict[str, Any]) -> list[str]:
-    """The differences in Dice of the last class, a line each."""
+    """The differences in Dice of the last class, a line each, and at which heights real slices alone do worst."""
     last = results["label_names"][-1]
+    return [*_differences_in_words(results, last), *_weakest_in_words(results, last)]
+
+
+def _weakest_in_words(results: dict[str, Any], last: str) -> list[str]:
+    """More slices of these heights are what helps most (docs/concepts/does-it-help.md)."""
+    lines = []
+    for row in results["along"]:
+        if (row["arm"], row["by"], row["class"]) == (REAL, "stratum", last):
+            known = sorted((d, name) for d, name in zip(row["dice"], results["strata"], strict=True) if d is not None)
+            said = ", ".join(f"{name} (Dice {d:.2f})" for d, name in known[:3])
+            lines.append(f"{row['set']} {REAL}, {last}: worst at {said}")
+    return lines
+
+
+def _differences_in_words(results: dict[str, Any], last: str) -> list[str]:
     return [
         f"{r['set']} {label_of(r)} - {r['against_set']} {r['against']}, {last}, {r['group']}: "
         f"Dice {r['difference']:+.3f} [{r['low']:+.3f}, {r['high']:+.3f}], p after Holm {r['p_holm']:.2g}"
