@@ -210,7 +210,7 @@ def in_words(results: dict[str, Any]) -> list[str]:
 
 
 def _weakest_in_words(results: dict[str, Any], last: str) -> list[str]:
-    """More slices of these heights are what helps most (docs/concepts/does-it-help.md)."""
+    """Where extra slices can help, and elsewhere they cannot (docs/concepts/does-it-help.md)."""
     lines = []
     for row in results["along"]:
         if (row["arm"], row["by"], row["class"]) == (REAL, "stratum", last):
