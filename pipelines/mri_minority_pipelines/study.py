@@ -169,6 +169,9 @@ def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: f
         if other.label_names != of.store.label_names:
             raise DataError(f"expected the classes {of.store.label_names} in {arm.folder}, found {other.label_names}")
         index = other.indices("train")
+        tested = {of.store.rows[i].sha256 for i in of.store.indices("holdout")}
+        if tested & {other.rows[i].sha256 for i in index}:
+            raise DataError(f"expected slices in {arm.folder} of nobody who is tested on, found held-out series")
         found = Extra(*other.read(index))
         names = [other.strata_names[t] for t in other.strata()[index]]
     else:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,12 @@ def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> 
     manifest.write_text(json.dumps(lent), encoding="utf-8")
     with pytest.raises(DataError, match="training set all alone, found 1 other series"):
         augment.run(config, store, given, NOTHING, tmp_path / "held", CPU, silent)
+    everybody = tmp_path / "everybody.store"
+    shutil.copytree(store.folder, everybody)
+    table = everybody / "slices.tsv"
+    table.write_text(table.read_text(encoding="utf-8").replace("\tholdout\t", "\ttrain\t"), encoding="utf-8")
+    with pytest.raises(DataError, match="nobody who is tested on"):
+        augment.run(config, store, [f"others={everybody}"], NOTHING, tmp_path / "leak", CPU, silent)
 
 
 def test_arms_as_they_are_said(tmp_path: Path) -> None:
