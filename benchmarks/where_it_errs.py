@@ -1,18 +1,21 @@
 """Extra slices where the segmenter errs: the control of real slices, and a study's Dice by region.
 
-    python benchmarks/where_it_errs.py lend --store STORE --out CONTROL.store [--heights 0.18 0.44] [--least 20]
-    python benchmarks/where_it_errs.py table --store STORE --study STUDY [--seeds 0 1 2] [--of "edited horns"]
+    python benchmarks/where_it_errs.py lend --store STORE --out CONTROL.store [--heights 0.18 0.44] [--least 80]
+    python benchmarks/where_it_errs.py table --store STORE --study STUDY [--set 10] [--of "edited horns"]
+    python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --areas 400 1000 --of inserted
 
-`lend` copies a store in which only those training slices count as such that lie between the heights and show the
-structure: given to `augment --synthetic NAME=CONTROL.store`, the arm shows these real slices more often.
+`lend` copies a store in which only those training slices count as such that lie between the heights and show between
+`--least` and `--most` mm2 of the structure: given to `augment --synthetic NAME=CONTROL.store`, the arm shows these
+real slices more often.
 
 `table` holds every arm of a study against `real`, and one arm against all others: all slices, those at the heights, the
-lateral ventricles', and of each the rarest tenth. Intervals over patients and training runs, as in `augment`; p-values
-are not corrected.
+lateral ventricles', and of each the rarest tenth; with `--areas`, slices that show the structure, by its area in mm2.
+Intervals over patients and training runs, as in `augment`; p-values are not corrected.
 """
 
 import argparse
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,24 +28,33 @@ from mri_minority.training.checkpoint import load_tensors
 from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.rarity import attribute_scores
 
-STRUCTURE, LATERAL = "ventricles", (0.44, 0.69)
+LATERAL = (0.44, 0.69)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["lend", "table"])
     parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--structure", default="ventricles")
     parser.add_argument("--heights", type=float, nargs=2, default=(0.18, 0.44))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--least", type=int, default=20, help="pixels of the structure")
+    parser.add_argument("--least", type=float, default=80.0, help="mm2 of the structure")
+    parser.add_argument("--most", type=float, default=np.inf, help="mm2 of the structure")
     parser.add_argument("--study", type=Path)
+    parser.add_argument("--set", default="all", help="training set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--areas", type=float, nargs="+", help="mm2 between the groups")
     parser.add_argument("--of", default="edited horns")
     args = parser.parse_args()
+    store = SliceStore(args.store)
     if args.what == "lend":
-        print(f"{lend(args.store, args.out, args.heights, args.least)} slices in {args.out}")
-    else:
-        print("\n".join(table(SliceStore(args.store), args.study, args.seeds, args.of, args.heights)))
+        print(f"{lend(store, args.structure, args.out, args.heights, args.least, args.most)} slices in {args.out}")
+        return
+    regions = (
+        by_area(store, args.structure, args.areas) if args.areas else by_height(store, args.structure, args.heights)
+    )
+    runs = runs_of(args.study / "runs" / args.set, args.seeds, store.label_names.index(args.structure))
+    print("\n".join(table(store, regions, runs, args.of)))
 
 
 def strata_between(store: SliceStore, low: float, high: float) -> list[int]:
@@ -52,13 +64,17 @@ def strata_between(store: SliceStore, low: float, high: float) -> list[int]:
     return [t for t, middle in enumerate(middles) if low <= middle <= high]
 
 
-def lend(folder: Path, out: Path, heights: tuple[float, float], least: int) -> int:
+def areas(store: SliceStore, structure: str) -> npt.NDArray[np.float64]:
+    """Area of the structure in every slice, mm2 (N,)."""
+    return attribute_scores(f"{structure}_area_mm2", store).numpy()
+
+
+def lend(store: SliceStore, structure: str, out: Path, heights: tuple[float, float], least: float, most: float) -> int:
     """Copy a store, with all other training slices set aside; how many are left."""
-    store = SliceStore(folder)
-    shutil.copytree(folder, out)
-    area = (store.read(np.arange(len(store.rows)))[1] == store.label_names.index(STRUCTURE) + 1).sum(axis=(1, 2))
-    lent = np.isin(store.strata(), strata_between(store, *heights)) & (area >= least)
-    head, *lines = (folder / "slices.tsv").read_text(encoding="utf-8").splitlines()
+    shutil.copytree(store.folder, out)
+    area = areas(store, structure)
+    lent = np.isin(store.strata(), strata_between(store, *heights)) & (area >= least) & (area <= most)
+    head, *lines = (out / "slices.tsv").read_text(encoding="utf-8").splitlines()
     split, rows = head.split("\t").index("split"), [line.split("\t") for line in lines]
     for row, kept in zip(rows, lent, strict=True):
         if row[split] == "train" and not kept:
@@ -67,30 +83,63 @@ def lend(folder: Path, out: Path, heights: tuple[float, float], least: int) -> i
     return len(SliceStore(out).indices("train"))
 
 
-def table(store: SliceStore, study: Path, seeds: list[int], chosen: str, heights: tuple[float, float]) -> list[str]:
-    """Markdown: per region and arm, Dice and the differences."""
+Regions = dict[str, npt.NDArray[np.bool_]]
+"""What held-out slices are judged together, by name: (held-out slices,)."""
+
+
+def by_height(store: SliceStore, structure: str, heights: tuple[float, float]) -> Regions:
+    """All, those between the heights, those of the lateral ventricles, and of each the rarest tenth."""
     held = store.indices("holdout")
     strata = store.strata()[held]
-    patients = np.unique([store.rows[i].subject for i in held], return_inverse=True)[1].astype(np.int64)
-    rarest = quantile_groups(attribute_scores(f"{STRUCTURE}_share", store).numpy()[held], strata, 10) == 9
+    rarest = quantile_groups(attribute_scores(f"{structure}_share", store).numpy()[held], strata, 10) == 9
     here, lateral = (np.isin(strata, strata_between(store, *between)) for between in (heights, LATERAL))
-    regions = {"all slices": np.ones(len(held), dtype=bool), "where it errs": here, "lateral ventricles": lateral}
-    column = store.label_names.index(STRUCTURE)
-    arms: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for folder in sorted((study / "runs" / "all").iterdir()):
-        for ratio in sorted({file.name.split("-seed-")[0] for file in folder.glob("ratio-*.safetensors")}):
-            files = [folder / f"{ratio}-seed-{seed}.safetensors" for seed in seeds]
+    found = {"all slices": np.ones(len(held), dtype=bool), "where it errs": here, "lateral ventricles": lateral}
+    return {n: m for name, mask in found.items() for n, m in ((name, mask), (f"{name}, rarest tenth", mask & rarest))}
+
+
+def by_area(store: SliceStore, structure: str, limits: list[float]) -> Regions:
+    """Slices that show the structure, by its area in mm2."""
+    area = areas(store, structure)[store.indices("holdout")]
+    edges = [0.0, *limits, np.inf]
+    found = {_between(low, high): (area > 0) & (area >= low) & (area < high) for low, high in pairwise(edges)}
+    return {**found, "all that show it": area > 0}
+
+
+def _between(low: float, high: float) -> str:
+    if not low or np.isinf(high):
+        return f"under {high:g} mm2" if not low else f"over {low:g} mm2"
+    return f"{low:g} to {high:g} mm2"
+
+
+Runs = dict[str, list[npt.NDArray[np.float64]]]
+"""Arm and ratio -> each run's Dice (held-out slices,)."""
+
+
+def runs_of(folder: Path, seeds: list[int], column: int) -> Runs:
+    """Arms of a training set that were run with all of these seeds."""
+    arms: Runs = {}
+    for arm in sorted(folder.iterdir()):
+        for ratio in sorted({file.name.split("-seed-")[0] for file in arm.glob("ratio-*.safetensors")}):
+            files = [arm / f"{ratio}-seed-{seed}.safetensors" for seed in seeds]
             if all(file.is_file() for file in files):
-                name = f"{folder.name} {ratio.removeprefix('ratio-')}"
+                name = f"{arm.name} {ratio.removeprefix('ratio-')}"
                 arms[name] = [load_tensors(file)[0]["dice"].double().numpy()[:, column] for file in files]
-    real, mine = "real 0", next(name for name in arms if name.startswith(chosen.replace(" ", "-")))
-    lines = [f"| region | arm | Dice | against real | p | {mine} against it | p |", "|---|---|---|---|---|---|---|"]
-    for region, inside in regions.items():
-        for title, members in ((region, inside), (f"{region}, rarest tenth", inside & rarest)):
-            of = {n: np.stack([means_over_patients(r, patients, members) for r in runs]) for n, runs in arms.items()}
-            for name, values in of.items():
-                cells = [_difference(*pair) for pair in ((values, of[real]), (of[mine], values))]
-                lines.append(f"| {title} | {name} | {np.nanmean(values):.3f} | {cells[0]} | {cells[1]} |")
+    return arms
+
+
+def table(store: SliceStore, regions: Regions, runs: Runs, chosen: str) -> list[str]:
+    """Markdown: per region and arm, Dice and the differences."""
+    who = [store.rows[i].subject for i in store.indices("holdout")]
+    patients = np.unique(who, return_inverse=True)[1].astype(np.int64)
+    real, mine = "real 0", next(name for name in runs if name.startswith(chosen.replace(" ", "-")))
+    head = f"| region | slices | arm | Dice | against real | p | {mine} against it | p |"
+    lines = [head, "|---|---|---|---|---|---|---|---|"]
+    for title, members in regions.items():
+        of = {n: np.stack([means_over_patients(r, patients, members) for r in each]) for n, each in runs.items()}
+        for name, values in of.items():
+            cells = [_difference(*pair) for pair in ((values, of[real]), (of[mine], values))]
+            row = [title, str(int(members.sum())), name, f"{np.nanmean(values):.3f}", *cells]
+            lines.append("| " + " | ".join(row) + " |")
     return lines
 
 
