@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, map_coordinates
 
+from mri_minority.anatomy.alike import box_of
 from mri_minority.anatomy.edit import CannotReach, Edited, LabelMap, Mask
 from mri_minority.anatomy.lesion import depth, put, touches
 
@@ -34,7 +35,7 @@ class LesionGraft:
             CannotReach: It would leave the head, touch a lesion that is there, or nothing of it would be left.
         """
         grid = np.meshgrid(*[np.arange(n, dtype=np.float64) for n in label.shape], indexing="ij")
-        pairs = zip(grid, _box(room), _box(self.donor_room), strict=True)
+        pairs = zip(grid, box_of(room), box_of(self.donor_room), strict=True)
         at = [
             (x - low) * (donor_high - donor_low) / (high - low) + donor_low
             for x, (low, high), (donor_low, donor_high) in pairs
@@ -48,17 +49,3 @@ class LesionGraft:
         if wanted < 1 or not np.isfinite(inside[chosen]).all() or touches(patch, label == value):
             raise CannotReach(f"a lesion of {wanted} pixels at the donor's place does not fit into this slice")
         return Edited(put(label, value, patch), float(patch.sum()))
-
-
-def _box(mask: Mask) -> list[tuple[float, float]]:
-    """First and last row and column of a mask.
-
-    Raises:
-        CannotReach: It is a line or less.
-    """
-    if not mask.any():
-        raise CannotReach("expected a head in the slice, found none")
-    sides = [np.flatnonzero(mask.any(axis=1 - axis)) for axis in (0, 1)]
-    if any(side[0] == side[-1] for side in sides):
-        raise CannotReach("expected a head in the slice, found a line")
-    return [(float(side[0]), float(side[-1])) for side in sides]

@@ -1,10 +1,13 @@
 """What `--insert` puts into real slices: shapes at places that real ones have; a painted patch where there are none."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from mri_minority.anatomy.alike import Look, least_alike, look
 from mri_minority.anatomy.edit import CannotReach, Edit
 from mri_minority.anatomy.lesion_add import LesionAdd
 from mri_minority.anatomy.lesion_graft import LesionGraft
@@ -13,6 +16,14 @@ from mri_minority.slices.store import SliceStore
 from mri_minority_pipelines.given_sources import Base, NoneQualifies, StoreBases, room_for
 
 LEAST_MM2 = 20.0
+
+_UNALIKE = 0.25
+"""Share of donors that are less like their nearest donor than a slice must be to be lent a shape.
+
+Scans reach differently far down: at the same height one shows temporal lobes, another one the base of the skull, where
+a shape laid over it by the heads' boxes ends in bone and muscle (docs/decisions/0014-whose-shape-fits.md)."""
+
+_MOST_DONORS = 2000
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,32 @@ class Insertion:
 
 
 @dataclass(frozen=True)
+class Donors:
+    """Real slices that show a structure.
+
+    Args:
+        bases: The slices.
+        rows: Their positions in the store (D,), at most 2,000.
+        looks: What each looks like (D, 24 x 24).
+        least: How alike a slice must be to one of them.
+    """
+
+    bases: StoreBases
+    rows: npt.NDArray[np.int64]
+    looks: Look
+    least: float
+
+    def of_others(self, base: Base) -> npt.NDArray[np.bool_]:
+        """Which are of somebody else, at a slice's height (D,)."""
+        theirs = np.array([self.bases.store.rows[at].subject != base.subject for at in self.rows])
+        return np.asarray(theirs & (self.bases.stratum[self.rows] == base.stratum), dtype=bool)
+
+    def alike(self, seen: Look) -> npt.NDArray[np.bool_]:
+        """Which look like a slice (D,)."""
+        return np.asarray(self.looks @ seen >= self.least, dtype=bool)
+
+
+@dataclass(frozen=True)
 class Inserted:
     """The change that inserts.
 
@@ -42,7 +79,7 @@ class Inserted:
     """
 
     asked: Insertion
-    donors: StoreBases | None
+    donors: Donors | None
     card: dict[str, Any]
 
     @property
@@ -67,16 +104,17 @@ class Inserted:
         }
 
     def _donor(self, base: Base, rng: np.random.Generator) -> Base:
-        """A slice of somebody else, of the same stratum."""
+        """A slice of somebody else that shows the same part of the head."""
+        assert self.donors is not None
         donors = self.donors
-        assert donors is not None
-        rows = donors.rows[donors.stratum[donors.rows] == base.stratum]
-        rows = np.array([at for at in rows if donors.store.rows[at].subject != base.subject], dtype=np.int64)
-        if not len(rows):
-            raise CannotReach(
-                f"nobody else shows {self.asked.structure} at {self.card['strata']['names'][base.stratum]}"
-            )
-        return donors.at(int(rng.choice(rows)))
+        fits = donors.of_others(base)
+        here = f"{self.asked.structure} at {self.card['strata']['names'][base.stratum]}"
+        if not fits.any():
+            raise CannotReach(f"nobody else shows {here}")
+        fits &= donors.alike(look(base.image[0], room_for(base, self.card)))
+        if not fits.any():
+            raise CannotReach(f"no slice of others that shows {here} looks like this one")
+        return donors.bases.at(int(rng.choice(donors.rows[fits])))
 
     def _pixels(self, range_mm2: tuple[float, float], base: Base, rng: np.random.Generator) -> int:
         return max(1, round(float(rng.uniform(*range_mm2)) / (base.pixel_mm[0] * base.pixel_mm[1])))
@@ -106,7 +144,7 @@ def parse_insertion(text: str, label_names: tuple[str, ...]) -> Insertion:
     return Insertion(name, (min(ends), max(ends)), text)
 
 
-def donors_in(store: SliceStore, card: dict[str, Any], structure: str, needed: bool) -> StoreBases | None:
+def donors_in(store: SliceStore, card: dict[str, Any], structure: str, needed: bool) -> Donors | None:
     """Training slices that show the structure; None where there are none and none are needed.
 
     Raises:
@@ -117,10 +155,24 @@ def donors_in(store: SliceStore, card: dict[str, Any], structure: str, needed: b
     every = list(range(len(card["strata"]["names"])))
     why = f"training slices that show {structure}"
     try:
-        return StoreBases(
+        bases = StoreBases(
             store, card, every, lambda m: (m == value).sum() * pixel_mm2 >= LEAST_MM2, "training map", why
         )
     except NoneQualifies:
         if needed:
             raise
         return None
+    at = np.unique(np.linspace(0, len(bases.rows) - 1, _MOST_DONORS).round().astype(np.int64))
+    return _seen(bases, bases.rows[at], card)
+
+
+def _seen(bases: StoreBases, rows: npt.NDArray[np.int64], card: dict[str, Any]) -> Donors:
+    """Look at the slices; those without a head lend nothing."""
+    looks: dict[int, Look] = {}
+    for row in rows:
+        base = bases.at(int(row))
+        with suppress(CannotReach):
+            looks[int(row)] = look(base.image[0], room_for(base, card))
+    kept, every = np.array(list(looks), dtype=np.int64), np.array(list(looks.values()), dtype=np.float32)
+    whose = np.unique([bases.store.rows[at].subject for at in kept], return_inverse=True)[1].astype(np.int64)
+    return Donors(bases, kept, every, least_alike(every, bases.stratum[kept], whose, _UNALIKE))

@@ -13,7 +13,7 @@ import torch
 import zarr
 from typer.testing import CliRunner
 
-from mri_minority.anatomy.edit import room_of
+from mri_minority.anatomy.edit import CannotReach, room_of
 from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.resize import Resize
 from mri_minority.core.errors import AuditError, DataError, UsageError
@@ -25,6 +25,7 @@ from mri_minority.volumes.nifti import write_nifti
 from mri_minority_cli.app import app
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
+from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
 from mri_minority_pipelines.label_maps import read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import build_sampler
@@ -245,6 +246,21 @@ def test_an_inserted_shape_is_another_training_subjects(model: Path, store: Slic
         theirs, before = store.read(np.array([donor]))[1][0], store.read(np.array([source]))[1][0]
         again = LesionGraft(theirs == 3, room_of(theirs)).apply(before, 3, room_of(before), np.random.default_rng(0))
         np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
+
+
+def test_a_slice_unlike_all_that_show_it_gets_none(model: Path, store: SliceStore) -> None:
+    """A negative of the slice is at the same height, and looks like nobody's."""
+    card = ModelFolder(model).card()
+    donors = donors_in(store, card, "ventricles", needed=True)
+    assert donors is not None
+    change = Inserted(parse_insertion("ventricles", NAMES), donors, card)
+    base = donors.bases.at(int(donors.rows[0]))
+    rng = np.random.default_rng(0)
+    edit, trace = change(replace(base, subject="nobody"), 3, rng)
+    assert edit.kind == "graft"
+    assert trace["shape_from"] == "person"
+    with pytest.raises(CannotReach, match="looks like this one"):
+        change(replace(base, subject="nobody", image=-base.image), 3, rng)
 
 
 def test_a_shape_is_never_the_same_persons(model: Path, store: SliceStore, tmp_path: Path) -> None:
