@@ -2,14 +2,18 @@
 
     python benchmarks/where_it_errs.py lend --store STORE --out CONTROL.store [--heights 0.18 0.44] [--least 80]
     python benchmarks/where_it_errs.py table --store STORE --study STUDY [--set 10] [--of "edited horns"]
-    python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --areas 400 1000 --of inserted
+    python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --areas 400 1000
+    python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --places
+    python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --scores TSV
 
 `lend` copies a store in which only those training slices count as such that lie between the heights and show between
 `--least` and `--most` mm2 of the structure: given to `augment --synthetic NAME=CONTROL.store`, the arm shows these
 real slices more often.
 
 `table` holds every arm of a study against `real`, and one arm against all others: all slices, those at the heights, the
-lateral ventricles', and of each the rarest tenth; with `--areas`, slices that show the structure, by its area in mm2.
+lateral ventricles', and of each the rarest tenth. Or slices that show the structure: with `--areas` by its area in mm2,
+with `--places` in thirds by how seldom training slices of that height show it there, with `--scores` (a table of
+`mri-minority score`) in thirds of the minority score inside strata.
 Intervals over patients and training runs, as in `augment`; p-values are not corrected.
 """
 
@@ -20,13 +24,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+from skimage.filters import threshold_otsu
 
-from mri_minority.evaluate.groups import means_over_patients, quantile_groups
+from mri_minority.anatomy.alike import box_of
+from mri_minority.anatomy.edit import room_of
+from mri_minority.evaluate.groups import means_over_patients, percentiles_within, quantile_groups
 from mri_minority.evaluate.paired import paired_bootstrap
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.volumes.atomic import write_text_atomic
-from mri_minority_pipelines.rarity import attribute_scores
+from mri_minority_pipelines.rarity import attribute_scores, external_scores
 
 LATERAL = (0.44, 0.69)
 
@@ -44,15 +52,23 @@ def main() -> None:
     parser.add_argument("--set", default="all", help="training set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--areas", type=float, nargs="+", help="mm2 between the groups")
+    parser.add_argument("--places", action="store_true")
+    parser.add_argument("--scores", type=Path)
     parser.add_argument("--of", default="edited horns")
     args = parser.parse_args()
     store = SliceStore(args.store)
     if args.what == "lend":
         print(f"{lend(store, args.structure, args.out, args.heights, args.least, args.most)} slices in {args.out}")
         return
-    regions = (
-        by_area(store, args.structure, args.areas) if args.areas else by_height(store, args.structure, args.heights)
-    )
+    if args.areas:
+        regions = by_area(store, args.structure, args.areas)
+    elif args.places:
+        regions = by_thirds(store, args.structure, "place", seldom(store, args.structure))
+    elif args.scores:
+        score = external_scores(f"file:{args.scores}", store).numpy()
+        regions = by_thirds(store, args.structure, "score", percentiles_within(score, store.strata()))
+    else:
+        regions = by_height(store, args.structure, args.heights)
     runs = runs_of(args.study / "runs" / args.set, args.seeds, store.label_names.index(args.structure))
     print("\n".join(table(store, regions, runs, args.of)))
 
@@ -109,6 +125,38 @@ def _between(low: float, high: float) -> str:
     if not low or np.isinf(high):
         return f"under {high:g} mm2" if not low else f"over {low:g} mm2"
     return f"{low:g} to {high:g} mm2"
+
+
+def by_thirds(store: SliceStore, structure: str, what: str, rarity: npt.NDArray[np.float64]) -> Regions:
+    """Held-out slices that show the structure, in thirds of how rare they are; (N,) of all slices."""
+    held = store.indices("holdout")
+    shows = areas(store, structure)[held] > 0
+    third = np.digitize(rarity[held], np.quantile(rarity[held][shows], [1 / 3, 2 / 3]))
+    return {f"{name} {what}": shows & (third == t) for t, name in enumerate(("common", "middle", "rare"))}
+
+
+def seldom(store: SliceStore, structure: str) -> npt.NDArray[np.float64]:
+    """Minus the mean frequency, over the structure's pixels, of training slices of that height that show it there (N,).
+
+    Places are those of the box around the head, on 24 x 24 pixels, blurred by one; -inf where it is not shown.
+    """
+    every = np.arange(len(store.rows))
+    image, label = store.read(every)
+    shown = label == store.label_names.index(structure) + 1
+    placed = np.zeros((len(every), 24, 24))
+    for at in np.flatnonzero(shown.any(axis=(1, 2))):
+        head = room_of((image[at, 0] > threshold_otsu(image[at, 0])).astype(np.uint8))
+        box, pixels = np.array(box_of(head)), np.argwhere(shown[at])
+        there = 23 * (pixels - box[:, 0]) / (box[:, 1] - box[:, 0])
+        np.add.at(placed[at], tuple(there.round().clip(0, 23).astype(int).T), 1)
+    result, strata = np.full(len(every), -np.inf), store.strata()
+    training = np.isin(every, store.indices("train"))
+    for stratum in np.unique(strata):
+        here = strata == stratum
+        often = gaussian_filter((placed[training & here] > 0).mean(axis=0), 1)
+        for at in np.flatnonzero(here & placed.any(axis=(1, 2))):
+            result[at] = -float((placed[at] * often).sum() / placed[at].sum())
+    return result
 
 
 Runs = dict[str, list[npt.NDArray[np.float64]]]
