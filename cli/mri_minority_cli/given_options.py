@@ -35,7 +35,11 @@ Insert = Annotated[
 Into = Annotated[Path | None, typer.Option("--into", help="With --insert: the slice store.", show_default=False)]
 From = Annotated[
     Path | None,
-    typer.Option("--from", help="Start from real slices of this store, see --strength.", show_default=False),
+    typer.Option(
+        "--from",
+        help="Start from real slices of this store, see --strength; with --edit from their deformed images.",
+        show_default=False,
+    ),
 ]
 Strength = Annotated[
     float | None,

@@ -31,13 +31,14 @@ class Given:
     """One slice to draw.
 
     Args:
-        label: uint8 (H, W) in the model's classes; exact in the result unless `start` is set.
+        label: uint8 (H, W) in the model's classes.
         stratum: The model's stratum.
         affine: float64 (4, 4), pixel (i, j, 0) -> RAS+ millimetres.
         trace: Where the map comes from and how it was edited; goes into the manifest.
         image: float32 (I, H, W) in [-1, 1] of a person, for derived slices.
         region: bool (H, W): draw only this of the image; the rest is the person's.
-        start: Noise level at which to start from image and label, instead of holding the label.
+        start: Noise level at which to start from the image, instead of from noise alone.
+        exact: Whether the label is held, and exact in the result; else it starts at `start` as the image does.
         white: Intensity that stands for +1 in each image channel, where it is not the model's.
     """
 
@@ -48,6 +49,7 @@ class Given:
     image: npt.NDArray[np.float32] | None = None
     region: npt.NDArray[np.bool_] | None = None
     start: float | None = None
+    exact: bool = True
     white: tuple[float, ...] | None = None
 
 
@@ -65,7 +67,7 @@ def draw(
     Args:
         sampler: From `build_sampler`; its guides apply to what is drawn.
         net: The denoiser, on the device.
-        given: All of one kind: all with a region or none, all with the same start.
+        given: All of one kind: all with a region or none, all with the same start, all exact or none.
         items: Item numbers, what names the noise.
         seed: Of the run.
         device: Where to compute.
@@ -76,7 +78,8 @@ def draw(
     stratum: Strata = torch.tensor([g.stratum for g in given])
     path = sigma_path(config.sigma_max, config.sigma_min, config.steps, len(groups.sizes))
     start = given[0].start
-    path = held(path, LABEL, CERTAIN) if start is None else from_level(path, start)
+    path = path if start is None else from_level(path, start)
+    path = held(path, LABEL, CERTAIN) if given[0].exact else path
     calls = Calls()
     shape = (known.shape[1], known.shape[2], known.shape[3])
     if given[0].region is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,8 @@ from scipy.ndimage import binary_dilation
 from skimage.filters import threshold_otsu
 
 from mri_minority.anatomy.edit import CannotReach, Edit, Edited, room_of
-from mri_minority.core.errors import DataError
+from mri_minority.anatomy.flow import carried_along
+from mri_minority.core.errors import DataError, UsageError
 from mri_minority.core.rng import generator_for
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
@@ -193,6 +194,11 @@ def rng_for(seed: int, *path: int | str) -> np.random.Generator:
     return np.random.default_rng(generator_for(seed, *path).initial_seed())
 
 
+Keep = Literal["nothing", "outside", "carried"]
+"""What becomes of a slice's image when its map is edited: all is drawn anew; it stays, but for where the map changes
+and :data:`MARGIN` about it; or it is deformed as the map is, to start from."""
+
+
 def edited(
     change: Change,
     structure: str,
@@ -200,7 +206,7 @@ def edited(
     count: int,
     seed: int,
     card: dict[str, Any],
-    insert: bool = False,
+    keep: Keep = "nothing",
 ) -> Iterator[Given]:
     """Edited label maps; a map that has no room for its edit is passed over for another one.
 
@@ -211,10 +217,11 @@ def edited(
         count: How many.
         seed: Of the run.
         card: The model's card.
-        insert: Keep the slice's image and affine, and draw only where the map changes and :data:`MARGIN` about it.
+        keep: Of the slice's image.
 
     Raises:
         DataError: An item found no map with room in 25 tries.
+        UsageError: The image is to be carried along with an edit that is no deformation.
     """
     value = list(card["label_names"]).index(structure) + 1
     for item in range(count):
@@ -222,7 +229,7 @@ def edited(
         for attempt in range(_TRIES):
             base = base_of(item, attempt, seed)
             try:
-                yield _one(change, structure, base, value, rng_for(seed, "edit", item, attempt), card, insert)
+                yield _one(change, structure, base, value, rng_for(seed, "edit", item, attempt), card, keep)
                 break
             except (CannotReach, DataError) as error:
                 refused = error
@@ -237,7 +244,7 @@ def _one(
     value: int,
     rng: np.random.Generator,
     card: dict[str, Any],
-    insert: bool,
+    keep: Keep,
 ) -> Given:
     edit, source = change(base, value, rng)
     done: Edited = edit.apply(base.label, value, room_for(base, card), rng)
@@ -250,8 +257,13 @@ def _one(
         "reached": round(done.reached, 4),
         "jacobian_min": round(done.jacobian_min, 4),
     }
-    if not insert:
+    if keep == "nothing":
         return Given(done.label, base.stratum, base.affine, trace)
+    if keep == "carried":
+        if done.deformation is None:
+            raise UsageError(f"expected an edit that deforms with --from, found {change.text}; leave out --from")
+        image = carried_along(base.image, done.deformation)
+        return Given(done.label, base.stratum, base.affine, trace, image, white=base.white)
     region = np.asarray(binary_dilation(done.label != base.label, iterations=MARGIN), dtype=bool)
     return Given(
         done.label, base.stratum, base.affine, {**trace, "derived": True}, base.image, region, white=base.white

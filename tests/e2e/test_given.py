@@ -14,6 +14,7 @@ import zarr
 from typer.testing import CliRunner
 
 from mri_minority.anatomy.edit import CannotReach, room_of
+from mri_minority.anatomy.flow import carried_along
 from mri_minority.anatomy.lesion_graft import LesionGraft
 from mri_minority.anatomy.resize import Resize
 from mri_minority.core.errors import AuditError, DataError, UsageError
@@ -36,6 +37,7 @@ from tests.support.tiny import silent
 
 CPU = torch.device("cpu")
 NAMES = ("grey_matter", "white_matter", "ventricles")
+CARRIED = ["--from", "STORE", "--strength", "0.2", "--allow-derived"]
 run_cli = CliRunner().invoke
 
 
@@ -192,6 +194,30 @@ def test_edited_training_maps(model: Path, store: SliceStore, tmp_path: Path) ->
         np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
         assert trace["reached"] == pytest.approx(trace["factor"], abs=0.15)
     assert manifest["given"] == {"edit": "ventricles:grow=1.3..1.8"}
+
+
+def test_an_edit_may_start_from_the_persons_deformed_image(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """With next to no noise the image is the person's, deformed as the map is; the map is the edited one, exactly."""
+    wish = Wish(edit="ventricles:grow=1.6..1.8", strength=0.01, into=store.folder, allow_derived=True)
+    manifest = draw(model, tmp_path / "out", wish, count=4, method="ancestral", sigma_min=0.002)
+    assert manifest["derived"] is True
+    assert manifest["given"] == {"edit": "ventricles:grow=1.6..1.8", "strength": 0.01}
+    at = {(row.sha256, row.index): i for i, row in enumerate(store.rows)}
+    for row in manifest["slices"]:
+        trace = row["trace"]
+        assert trace["derived"] is True
+        source = at[trace["source_series_sha256"], trace["source_index"]]
+        assert store.rows[source].split == "train"
+        image, before = (part[0] for part in store.read(np.array([source])))
+        done = Resize(trace["factor"], trace["kind"]).apply(before, 3, room_of(before), np.random.default_rng(0))
+        np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], done.label)
+        assert done.deformation is not None
+        white = np.float32(store.header["settings"]["ceiling"] * store.rows[source].scale[0])
+        drawn = 2 * pixels(tmp_path / "out" / row["image"])[:, :, 0] / white - 1
+        moved = done.label != before
+        wanted = carried_along(image, done.deformation)[0]
+        assert np.abs(drawn - wanted).mean() < 0.01
+        assert np.abs(drawn - wanted)[moved].mean() < 0.2 * np.abs(drawn - image[0])[moved].mean()
 
 
 def test_beyond_the_real_percentile(model: Path, store: SliceStore, tmp_path: Path) -> None:
@@ -406,6 +432,10 @@ def test_wrong_maps_are_one_line(case: str, says: str, model: Path, tmp_path: Pa
         (["--insert", "ventricles=9..x", "--into", "STORE", "--allow-derived"], 2, "mm2"),
         (["--insert", "ventricles=0", "--into", "STORE", "--allow-derived"], 2, "mm2"),
         (["--store", "STORE"], 2, "--edit"),
+        (["--edit", "ventricles:grow=1.5", "--from", "STORE", "--strength", "0.2"], 4, "--allow-derived"),
+        ([*CARRIED, "--edit", "ventricles:grow=1.5", "--store", "STORE"], 2, "leave out --store"),
+        ([*CARRIED, "--edit", "ventricles:remove"], 2, "an edit that deforms"),
+        ([*CARRIED, "--insert", "ventricles", "--into", "STORE"], 2, "expected one of"),
     ],
 )
 def test_wrong_wishes_are_one_line(

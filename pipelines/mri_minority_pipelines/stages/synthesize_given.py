@@ -49,13 +49,14 @@ _DERIVED = (
 
 @dataclass(frozen=True)
 class Wish:
-    """What is given; exactly one of labels, edit, insert and start.
+    """What is given: one of labels, edit, insert and strength, or edit and strength.
 
     Args:
         labels: Folder of label maps; `Request.count` images for each.
         edit: "ventricles:grow=1.5..3".
         insert: "lesion", or with its area "lesion=30..200" (mm2); needs `into`.
-        strength: Share of the noise path that real slices of `into` are sent back to, in (0, 1]; None: no.
+        strength: Share of the noise path that real slices of `into` are sent back to, in (0, 1]; None: no. With `edit`
+            they are deformed as their maps are before.
         store: Real slices whose label maps `edit` changes (None: the model draws maps), or whose structures lend
             `insert` their shapes (None: those of `into`).
         into: Real slices to derive from, for `insert` and `strength`.
@@ -113,9 +114,13 @@ def check(wish: Wish) -> None:
         UsageError: Not exactly one thing is given, or the store or the strength does not go with it.
         AuditError: The result would be derived from people and that was not allowed.
     """
-    said = [wish.labels, wish.edit, wish.insert, wish.strength]
-    if sum(one is not None for one in said) != 1:
-        raise UsageError("expected one of --labels, --edit, --insert with --into, and --from with --strength")
+    said = [one is not None for one in (wish.labels, wish.edit, wish.insert, wish.strength)]
+    if sum(said) != 1 and said != [False, True, False, True]:
+        raise UsageError(
+            "expected one of --labels, --edit, --insert with --into, and --from with --strength, or --edit with --from"
+        )
+    if wish.edit is not None and wish.strength is not None and wish.store is not None:
+        raise UsageError("--from says whose slices --edit changes, image and label map; leave out --store")
     if wish.derived and wish.into is None:
         raise UsageError("expected a slice store with --insert (--into STORE) or --strength (--from STORE), found none")
     if wish.labels is not None and wish.store is not None:
@@ -209,15 +214,20 @@ def _given(
         def shows(label: npt.NDArray[np.uint8]) -> bool:
             return int((label == value).sum()) >= asked.least_pixels
 
+        change = Requested(asked, card)
+        if wish.strength is not None:
+            why = f"training slices that show {asked.structure}"
+            people = StoreBases(SliceStore(wish.into or Path()), card, allowed, shows, "person", why)
+            carried = edited(change, asked.structure, people, count, seed, card, keep="carried")
+            return [_sent_back(g, config, wish.strength) for g in carried]
         if wish.store is None:
             pool = [b for b in _drawn(request, config, model, net, device, fast) if shows(b.label)]
             if not pool:
                 raise DataError(f"none of {count} drawn maps shows {asked.structure}; raise --count or give a --store")
-            change = Requested(asked, card)
             return list(edited(change, asked.structure, lambda i, k, s: pool[(i + k) % len(pool)], count, seed, card))
         why = f"training slices that show {asked.structure}"
         bases = StoreBases(SliceStore(wish.store), card, allowed, shows, "training map", why)
-        return list(edited(Requested(asked, card), asked.structure, bases, count, seed, card))
+        return list(edited(change, asked.structure, bases, count, seed, card))
     if wish.insert is not None:
         into = SliceStore(wish.into or Path())
         insertion = parse_insertion(wish.insert, tuple(card["label_names"]))
@@ -227,18 +237,20 @@ def _given(
         shapes = into if wish.store is None else SliceStore(wish.store)
         donors = donors_in(shapes, card, insertion.structure, needed=wish.store is not None)
         put = Inserted(insertion, donors, card)
-        return list(edited(put, insertion.structure, bases, count, seed, card, insert=True))
+        return list(edited(put, insertion.structure, bases, count, seed, card, keep="outside"))
     store = SliceStore(wish.into or Path())
     bases = StoreBases(store, card, allowed, lambda m: True, "person", "slices")
-    return [_started(bases(i, 0, seed), config, float(wish.strength or 1)) for i in range(count)]
+    chosen = (bases(i, 0, seed) for i in range(count))
+    slices = (Given(b.label, b.stratum, b.affine, b.trace, b.image, exact=False, white=b.white) for b in chosen)
+    return [_sent_back(g, config, float(wish.strength or 1)) for g in slices]
 
 
-def _started(base: Base, config: SampleConfig, strength: float) -> Given:
-    """A real slice, sent back to a share of the noise path."""
+def _sent_back(given: Given, config: SampleConfig, strength: float) -> Given:
+    """A slice of a person that starts at a share of the noise path."""
     path = sigma_path(config.sigma_max, config.sigma_min, config.steps, 1)[:, 0]
     start = float(path[min(config.steps - 1, round((1 - strength) * config.steps))])
-    trace = {**base.trace, "derived": True, "strength": strength, "start_sigma": round(start, 4)}
-    return Given(base.label, base.stratum, base.affine, trace, base.image, start=start, white=base.white)
+    trace = {**given.trace, "derived": True, "strength": strength, "start_sigma": round(start, 4)}
+    return replace(given, trace=trace, start=start)
 
 
 def _drawn(
@@ -303,7 +315,7 @@ def _write(
 ) -> dict[str, Any]:
     """Export one slice; its manifest row."""
     image, label = (part.numpy()[0] for part in decode(state, len(card["label_names"])))
-    mask = given.label if given.start is None else drop_specks(label)
+    mask = given.label if given.exact else drop_specks(label)
     if given.region is not None and given.image is not None:
         image = drawing.joined(image, given.image, given.region)
     names, affine = card["label_names"], given.affine
