@@ -1,7 +1,7 @@
 """Extra slices where the segmenter errs: the control of real slices, and a study's Dice by region.
 
     python benchmarks/where_it_errs.py lend --store STORE --out CONTROL.store [--heights 0.18 0.44] [--least 80]
-    python benchmarks/where_it_errs.py table --store STORE --study STUDY [--set 10] [--of "edited horns"]
+    python benchmarks/where_it_errs.py table --store STORE --study STUDY [--set 10 20] [--of "edited horns"]
     python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --areas 400 1000
     python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --places
     python benchmarks/where_it_errs.py table --store LGG --study STUDY --structure lesion --of inserted --scores TSV
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--least", type=float, default=80.0, help="mm2 of the structure")
     parser.add_argument("--most", type=float, default=np.inf, help="mm2 of the structure")
     parser.add_argument("--study", type=Path)
-    parser.add_argument("--set", default="all", help="training set")
+    parser.add_argument("--set", nargs="+", default=["all"], help="training set; runs of several are pooled")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--areas", type=float, nargs="+", help="mm2 between the groups")
     parser.add_argument("--places", action="store_true")
@@ -69,7 +69,9 @@ def main() -> None:
         regions = by_thirds(store, args.structure, "score", percentiles_within(score, store.strata()))
     else:
         regions = by_height(store, args.structure, args.heights)
-    runs = runs_of(args.study / "runs" / args.set, args.seeds, store.label_names.index(args.structure))
+    column = store.label_names.index(args.structure)
+    every = [runs_of(args.study / "runs" / of, args.seeds, column) for of in args.set]
+    runs = {arm: [run for one in every for run in one[arm]] for arm in every[0] if all(arm in one for one in every)}
     print("\n".join(table(store, regions, runs, args.of)))
 
 
