@@ -39,7 +39,7 @@ def main() -> None:
         kept = {k for k in tensors if name == "world" or k.startswith("head.") or tensors[k].dtype != torch.float32}
         halved = {k: v if k in kept else v.half() for k, v in tensors.items()}
         save_tensors(target.path / f"{name}.safetensors", halved, notes)
-    for judge in ("audit", "segmenter"):
+    for judge in ("audit", "segmenter", "score-weights"):
         if (args.model / f"{judge}.safetensors").is_file():
             shutil.copy(args.model / f"{judge}.safetensors", target.path)
     for name, entry in card["classifiers"].items():

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from nibabel.filebasedimages import ImageFileError
 from pydicom.errors import InvalidDicomError
@@ -18,6 +19,11 @@ from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text
 
 FORMAT = 1
 _KNOWN = {"manifest.json", "README.md", "contact_sheet.png"}
+_OF_NOBODY = "**Every image and label map in this folder was generated. None is of a person.**"
+_GIVEN_MAPS = (
+    "**Every image in this folder was generated. The label maps were not: each is one that was given, or an edit of "
+    "it, and where that is of a person, its folds are that person's.** `manifest.json` says where each comes from."
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class DataCard:
         train_subjects: Subjects the model learnt from.
         audit: What the copy audit found, or that it was not run.
         begun_from: A sentence on the model that training began with; empty where it began from nothing.
-        warning: Stands in place of the sentence that nothing is of a person; empty where that is true.
+        about: Stands in place of the sentence that nothing is of a person, where that is not true.
+        derived: Whether images are derived from people's scans.
     """
 
     slices: int
@@ -42,7 +49,8 @@ class DataCard:
     train_subjects: int
     audit: str
     begun_from: str = ""
-    warning: str = ""
+    about: str = _OF_NOBODY
+    derived: bool = False
 
 
 def write_manifest(folder: Path, header: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -68,15 +76,37 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def white_of(manifest: dict[str, Any], row: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """Intensity that stands for +1 in the model, in every image channel of a slice: float32 (I, 1, 1).
+
+    A slice that is derived from a scan keeps the scan's intensities, and its row says what is white there.
+
+    Raises:
+        DataError: The set is derived, and the row does not say so: it is of an earlier version.
+    """
+    if manifest.get("derived") and "white" not in row:
+        raise DataError(
+            f"expected the scan's white in the manifest of a derived set, found none for {row['name']}: it is of an "
+            "earlier version, which read its intensities wrongly; make it again"
+        )
+    white = np.atleast_1d(np.array(row.get("white", manifest["white"]), np.float32))
+    return white[:, None, None]
+
+
+def of_whom(rows: list[dict[str, Any]]) -> str:
+    """What to say of synthetic slices: label maps that were not drawn may be somebody's."""
+    given = any(row["trace"].get("label_from", "drawn") != "drawn" for row in rows if row.get("synthetic", True))
+    return _GIVEN_MAPS if given else _OF_NOBODY
+
+
 def write_data_card(folder: Path, card: DataCard) -> None:
     """Write README.md."""
     classes = "\n".join(f"- {number}: {name}" for number, name in enumerate(("background", *card.label_names)))
-    about = card.warning or "**Every image and label map in this folder was generated. None is of a person.**"
     write_text_atomic(
         folder / "README.md",
-        f"""# {"Derived" if card.warning else "Synthetic"} brain MRI slices
+        f"""# {"Derived" if card.derived else "Synthetic"} brain MRI slices
 
-{about}
+{card.about}
 
 {card.slices} slices with label maps, made by mri-minority ({card.how}), from a model of recipe `{card.recipe}` trained
 on {card.train_subjects} subjects.{f" {card.begun_from}" if card.begun_from else ""}
@@ -118,10 +148,11 @@ def write_export_card(folder: Path, layout: str, usage: str, manifest: dict[str,
         real: How many slices of people were added.
     """
     classes = "\n".join(f"- {n}: {name}" for n, name in enumerate(("background", *manifest["label_names"])))
-    about = "**Every image and label map in this folder was generated. None is of a person.**"
+    about = of_whom(manifest["slices"])
     if real:
+        drawn = "of no person" if about == _OF_NOBODY else "of no person but for their label maps, which were given"
         about = (
-            f"**Files called `synth_*` were generated and are of no person. The {real} slices called `real_*` are of "
+            f"**Files called `synth_*` were generated and are {drawn}. The {real} slices called `real_*` are of "
             "people: treat this folder like the volumes they were cut from.**"
         )
     how = ", ".join(f"{key} {manifest.get(key)}" for key in ("method", "rarity", "wanted", "seed"))

@@ -35,6 +35,25 @@ class LevelScale:
         return (score.double()[:, None] > self.thresholds[stratum]).sum(dim=1)
 
 
+def check_levels(stratum: Strata, strata: int, levels: int) -> None:
+    """Refuse more levels than there are slices for.
+
+    Args:
+        stratum: Of the training slices (N,).
+        strata: T; each needs at least `levels` slices.
+        levels: L, at least 2.
+
+    Raises:
+        ValueError: Fewer slices than levels in a stratum.
+    """
+    fewest = int(torch.bincount(stratum, minlength=strata).min())
+    if levels < 2 or fewest < levels:
+        raise ValueError(
+            f"expected 2 or more levels and as many slices in every stratum, got {levels} levels and a stratum of "
+            f"{fewest} slices; ask for fewer levels or fewer strata"
+        )
+
+
 def fit_levels(score: Scores, stratum: Strata, strata: int, levels: int) -> LevelScale:
     """Take equally populated levels inside every stratum.
 
@@ -49,12 +68,7 @@ def fit_levels(score: Scores, stratum: Strata, strata: int, levels: int) -> Leve
     """
     if not bool(torch.isfinite(score).all()):
         raise ValueError(f"scores must be finite, {int((~torch.isfinite(score)).sum())} are not")
-    counts = torch.bincount(stratum, minlength=strata)
-    if levels < 2 or int(counts.min()) < levels:
-        raise ValueError(
-            f"expected 2 or more levels and as many slices in every stratum, got {levels} levels and a stratum of "
-            f"{int(counts.min())} slices; ask for fewer levels or fewer strata"
-        )
+    check_levels(stratum, strata, levels)
     shares = torch.arange(1, levels, dtype=torch.float64) / levels
     rows = [torch.quantile(score[stratum == t].double(), shares, interpolation="lower") for t in range(strata)]
     return LevelScale(torch.stack(rows))

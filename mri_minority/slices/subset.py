@@ -1,6 +1,7 @@
 """Some of a store's training subjects as a store of their own: what a study with few labelled subjects starts from."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,20 +39,24 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
         DataError: The folder holds a store of other subjects.
     """
     wanted = set(subjects)
-    series: dict[str, list[int]] = {}
+    # Two files may have one name; their hashes differ.
+    series: dict[tuple[str, str], list[int]] = {}
     for position, row in enumerate(store.rows):
         if row.split != "train" or row.subject in wanted:
-            series.setdefault(row.series, []).append(position)
+            series.setdefault((row.sha256, row.series), []).append(position)
     if (folder / "store.json").is_file():
         written = SliceStore(folder)
-        if {row.series for row in written.rows} != set(series):
+        if {(row.sha256, row.series) for row in written.rows} != set(series):
             raise DataError(f"expected these {len(subjects)} subjects in {folder}, found others; choose another folder")
         return written
     size = tuple(store.header["settings"]["size"])
     writer = StoreWriter(folder, (size[0], size[1]), store.channels)
-    done = {row.series for row in writer.rows}
-    for name, positions in series.items():
-        if name in done:
+    done = {(row.sha256, row.series) for row in writer.rows}
+    if not done <= set(series):  # an interrupted one of other subjects
+        shutil.rmtree(folder)
+        writer, done = StoreWriter(folder, (size[0], size[1]), store.channels), set()
+    for (sha256, name), positions in series.items():
+        if (sha256, name) in done:
             continue
         image, label = store.read(np.array(positions))
         rows = [store.rows[i] for i in positions]
@@ -59,8 +64,8 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
         height, index = np.array([row.height for row in rows]), np.array([row.index for row in rows])
         cut = CutSlices(image, label, height, index, planes, rows[0].scale)
         kind = (rows[0].sequence, rows[0].site)
-        writer.append(cut, rows[0].subject, name, rows[0].sha256, rows[0].split, kind)
-    stratum = {(row.series, row.index): row.stratum for row in store.rows}
+        writer.append(cut, rows[0].subject, name, sha256, rows[0].split, kind)
+    stratum = {(row.sha256, row.series, row.index): row.stratum for row in store.rows}
     header = {key: value for key, value in store.header.items() if key != "format"} | {"volumes": len(series)}
-    writer.finish([stratum[row.series, row.index] for row in writer.rows], header)
+    writer.finish([stratum[row.sha256, row.series, row.index] for row in writer.rows], header)
     return SliceStore(folder)

@@ -53,6 +53,7 @@ class Found:
         case: What images of one head and one examination share, wherever they were found.
         case_name: Name of the case without ending, or "" if the image's will do.
         channels: The images that are the channels of this head; empty if it is a single image.
+        shares_name: Whether files in other folders have its name too, which is then taken for one person's.
     """
 
     image: Path
@@ -67,6 +68,7 @@ class Found:
     case: str = field(default="", compare=False)
     case_name: str = field(default="", compare=False)
     channels: tuple["Found", ...] = field(default=(), compare=False)
+    shares_name: bool = field(default=False, compare=False)
 
     @property
     def images(self) -> tuple["Found", ...]:
@@ -133,6 +135,26 @@ def subject_of(path: Path, channels: bool = False) -> str:
         if (cuts or _VISIT.fullmatch(words[k])) and all(_says_nobody(w) for w in words[k + 1 :]):
             return stem[: tokens[k - 1].end()]
     return stem
+
+
+def without_sequence(stem: str) -> str:
+    """A name without its last sequence word: what the images of one examination share."""
+    words = [t for t in _TOKEN.finditer(stem) if _SEQUENCE.fullmatch(t.group(0))]
+    if not words or words[-1].start() == 0:
+        return stem
+    return stem[: words[-1].start() - 1] + stem[words[-1].end() :]
+
+
+def of_whom(name: str) -> str:
+    """A name without its words for sequences, visits and dates, "" if it has no others: "siteA_T1" -> "siteA"."""
+    words = [t.group(0) for t in _TOKEN.finditer(name)]
+    kept = [word for word in words if not (_SEQUENCE.fullmatch(word) or _VISIT.fullmatch(word))]
+    return name if len(kept) == len(words) else "_".join(kept)
+
+
+def storable(name: str) -> str:
+    """A name that can be stored: bytes that are no UTF-8 are escaped."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_quarantine(path: Path, rows: list[tuple[str, str]]) -> None:
@@ -204,7 +226,7 @@ def _listed(listed: Datalist) -> list[Found]:
                 problem = (
                     f"expected each image once in the list, {shown(image.name)} is there {names[image.resolve()]} times"
                 )
-            item = Found(image, label, _text(subject_of(image)), _text(stem_of(image)), problem, _sequence(image))
+            item = Found(image, label, storable(subject_of(image)), storable(stem_of(image)), problem, _sequence(image))
             item = replace(item, site=site, case=f"{image.parent.resolve()}/{case}", case_name=item.series)
             channels = listed.channels
             if len(images) > 1:  # one file per channel
@@ -229,7 +251,8 @@ def _of_dicom(folder: Path) -> list[Found]:
     ]
     # Each is a case of its own: joined into one head, all but the first would be lost without a word.
     return found + [
-        Found(path, None, "unreadable", _text(str(path)), problem, case=_text(str(path))) for path, problem in broken
+        Found(path, None, "unreadable", storable(str(path)), problem, case=storable(str(path)))
+        for path, problem in broken
     ]
 
 
@@ -243,14 +266,6 @@ def _sequence(path: Path) -> str | None:
     """The last word of a name that is a sequence."""
     words = [t.group(0) for t in _TOKEN.finditer(stem_of(path))]
     return next((kind_of(word) for word in reversed(words) if _SEQUENCE.fullmatch(word)), None)
-
-
-def _without_sequence(stem: str) -> str:
-    """A name without its last sequence word: what the images of one examination share."""
-    words = [t for t in _TOKEN.finditer(stem) if _SEQUENCE.fullmatch(t.group(0))]
-    if not words or words[-1].start() == 0:
-        return stem
-    return stem[: words[-1].start() - 1] + stem[words[-1].end() :]
 
 
 def _below(folder: Path, pattern: str) -> Iterator[Path]:
@@ -293,8 +308,8 @@ def _pair(
         end = _CHANNEL.search(stem_of(image)) if channels else None
         channel = int(end.group(1)) if end else None
         sequence = (_named(channel_names or {}, channel) if channel is not None else None) or _sequence(image)
-        subject, series = _text(subject_of(image, channels)), _text(stem_of(image))
-        case = _CHANNEL.sub("", series) if channels else _without_sequence(series)
+        subject, series = storable(subject_of(image, channels)), storable(stem_of(image))
+        case = _CHANNEL.sub("", series) if channels else without_sequence(series)
         item = Found(image, label_of_it, subject, series, problem, sequence, channel)
         result.append(replace(item, case=f"{image.parent.resolve()}/{case}", case_name=case))
     return result
@@ -325,7 +340,7 @@ def _problem(image: Path, labels: list[Path], twice: bool) -> str | None:
                 else "is missing; correct the list"
             )
             return f"expected a file, {shown(file.name)} {what}"
-        if _text(file.name) != file.name:
+        if storable(file.name) != file.name:
             return f"expected a file name in UTF-8, found {shown(file.name)}; rename it"
     if twice:
         return f"expected one file named {shown(stem_of(image))}, found it as .nii and .nii.gz; remove one"
@@ -367,11 +382,6 @@ def _has_no_digit(word: str) -> bool:
 def _says_nobody(word: str) -> bool:
     """Whether a word cannot be the number of a person."""
     return bool(_is_suffix(word) or _VISIT.fullmatch(word) or _has_no_digit(word))
-
-
-def _text(name: str) -> str:
-    """A name that can be stored: bytes that are no UTF-8 are escaped."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _escape(text: str) -> str:

@@ -1,5 +1,6 @@
 """Every setting of a run: one frozen model per stage; an unknown key is an error."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,6 +44,10 @@ class PrepareConfig(_Settings):
         if min(numbers) < 0:
             raise ValueError(f"expected `channel` from 0 on, found {min(numbers)}")
         return self
+
+    def with_classes(self, names: Sequence[str]) -> "PrepareConfig":
+        """The same with `labels` in the order of a card or store: class numbers follow it, and JSON files sort keys."""
+        return self.model_copy(update={"labels": {name: self.labels[name] for name in names if name in self.labels}})
 
     @property
     def channels(self) -> int:

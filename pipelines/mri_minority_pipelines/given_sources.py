@@ -86,18 +86,24 @@ class Requested:
         return self.request.edit(base.label, value, base.stratum, self.card, base.pixel_mm, rng), {}
 
 
-def check_fit(store: SliceStore, card: dict[str, Any]) -> None:
+def check_fit(store: SliceStore, card: dict[str, Any], cure: str = "prepare them with the model's recipe") -> None:
     """Refuse a store whose slices the model could not have learnt from.
 
+    Args:
+        store: The slices.
+        card: The model's card.
+        cure: What to do about another size, spacing or the like.
+
     Raises:
-        DataError: Size, spacing, plane or classes differ.
+        DataError: How slices are cut, their channels or their classes differ.
     """
     theirs, ours = store.header["settings"], card["recipe"]["prepare"]
-    for key in ("size", "spacing_mm", "plane"):
-        if theirs.get(key) != ours.get(key):
+    for key in ("size", "spacing_mm", "plane", "ceiling", "foreground"):
+        usual = "labels" if key == "foreground" else None  # older cards and stores know no other
+        if theirs.get(key, usual) != ours.get(key, usual):
             raise DataError(
-                f"expected slices cut as the model's ({key} {ours.get(key)}), found {theirs.get(key)} in "
-                f"{store.folder}; prepare them with the model's recipe"
+                f"expected slices cut as the model's ({key} {ours.get(key, usual)}), found {theirs.get(key, usual)} in "
+                f"{store.folder}; {cure}"
             )
     check_channels(store, card)
     if list(store.label_names) != list(card["label_names"]):

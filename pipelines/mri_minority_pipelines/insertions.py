@@ -151,19 +151,37 @@ def donors_in(store: SliceStore, card: dict[str, Any], structure: str, needed: b
         NoneQualifies: There are none, and they are needed.
     """
     value = list(card["label_names"]).index(structure) + 1
-    pixel_mm2 = float(np.prod(card["recipe"]["prepare"]["spacing_mm"][:2]))
     every = list(range(len(card["strata"]["names"])))
     why = f"training slices that show {structure}"
     try:
-        bases = StoreBases(
-            store, card, every, lambda m: (m == value).sum() * pixel_mm2 >= LEAST_MM2, "training map", why
-        )
+        bases = StoreBases(store, card, every, lambda m: bool((m == value).any()), "training map", why)
+        rows = _large_enough(bases, value, why)
     except NoneQualifies:
         if needed:
             raise
         return None
-    at = np.unique(np.linspace(0, len(bases.rows) - 1, _MOST_DONORS).round().astype(np.int64))
-    return _seen(bases, bases.rows[at], card)
+    at = np.unique(np.linspace(0, len(rows) - 1, _MOST_DONORS).round().astype(np.int64))
+    return _seen(bases, rows[at], card)
+
+
+def _large_enough(bases: StoreBases, value: int, why: str) -> npt.NDArray[np.int64]:
+    """Rows where the structure has :data:`LEAST_MM2` or more; pixels are as large as each slice's affine says.
+
+    Raises:
+        NoneQualifies: None has.
+    """
+    kept: list[int] = []
+    for part in np.array_split(bases.rows, max(1, len(bases.rows) // 512)):
+        for row, label in zip(part, bases.store.read(part)[1], strict=True):
+            affine = np.array(bases.store.rows[row].affine).reshape(4, 4)
+            pixel_mm2 = float(np.linalg.norm(np.cross(affine[:3, 0], affine[:3, 1])))
+            if (label == value).sum() * pixel_mm2 >= LEAST_MM2:
+                kept.append(int(row))
+    if not kept:
+        raise NoneQualifies(
+            f"expected {why} on {LEAST_MM2:g} mm2 or more in {bases.store.folder}, found none; choose another store"
+        )
+    return np.array(kept, dtype=np.int64)
 
 
 def _seen(bases: StoreBases, rows: npt.NDArray[np.int64], card: dict[str, Any]) -> Donors:

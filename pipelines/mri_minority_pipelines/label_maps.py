@@ -1,7 +1,7 @@
 """Label maps that somebody drew: NIfTI in any orientation, brought onto a model's grid, pixels where they were."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,19 +9,23 @@ import numpy.typing as npt
 from mri_minority.core.errors import DataError
 from mri_minority.diffusion.state import BIT
 from mri_minority.slices.strata import Strata
-from mri_minority.transforms.resample import at_spacing
+from mri_minority.transforms.resample import SAME, at_spacing
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of, shown
 from mri_minority.volumes.geometry import plane_affine
 from mri_minority.volumes.nifti import read_volume
 from mri_minority.volumes.volume import Volume
 from mri_minority_pipelines.given import Given
+from mri_minority_pipelines.map_places import AFFINE_CURE, MeanHead, check_inside
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 
 COARSEST = 3.0
 """How many times larger than the model's pixels a file's may be."""
 
 _SMALLEST, _LARGEST = 0.3, 3.0
+
+Plane: TypeAlias = tuple[int, npt.NDArray[Any], npt.NDArray[np.float64]]
+"""Position, values (H, W) and affine (4, 4) of one slice of a volume."""
 
 
 def nifti_files(folder: Path) -> list[Path]:
@@ -41,7 +45,8 @@ def read_label_maps(folder: Path, model: ModelFolder, heights: tuple[float, floa
     """Every slice of every label map in a folder, on the model's grid.
 
     A map of one slice goes to the stratum whose mean label map it resembles most; slices of a volume go where their
-    height in the labelled area puts them, as in training.
+    height in the labelled area puts them, as in training. Of a model whose labels do not cover the head, maps go where
+    their affine puts them among its mean slices, or where their place in a stack of thick slices does.
 
     Args:
         folder: With NIfTI files, or a data set with `labels/`.
@@ -49,7 +54,8 @@ def read_label_maps(folder: Path, model: ModelFolder, heights: tuple[float, floa
         heights: Only strata whose middle lies between.
 
     Raises:
-        DataError: No file, unknown classes, another spacing, an empty map, or one larger than the model's field.
+        DataError: No file, unknown classes, another spacing, an empty map, or one that is larger than the model's field
+            or lies outside it.
     """
     card, means = model.card(), mean_maps(model)
     allowed = allowed_strata(card, heights)
@@ -87,13 +93,25 @@ def nearest_stratum(channels: npt.NDArray[np.float32], means: npt.NDArray[np.flo
     return min(allowed, key=lambda t: float(((channels - means[t]) ** 2).sum()))
 
 
-def slices_of(
-    volume: Volume, plane: str, spacing_mm: list[float], name: str
-) -> list[tuple[int, npt.NDArray[Any], npt.NDArray[np.float64]]]:
+def slices_of(volume: Volume, plane: str, spacing_mm: list[float], name: str) -> list[Plane]:
     """Position, values (H, W) and affine of every plane of an RAS+ volume, with pixels of the model's size.
 
     Raises:
         DataError: Its pixels are so much larger that resampling would only invent anatomy.
+    """
+    axis = AXES[plane]
+    check_pixels(volume, plane, spacing_mm, name)
+    volume = at_spacing(volume, spacing_mm)
+    values = volume.image if volume.label is None else volume.label
+    planes = np.moveaxis(values, axis, 0)
+    return [(i, planes[i], plane_affine(volume.affine, axis, i)) for i in range(len(planes))]
+
+
+def check_pixels(volume: Volume, plane: str, spacing_mm: list[float], name: str) -> None:
+    """Refuse a file whose pixels are so much larger than a model's that resampling would only invent anatomy.
+
+    Raises:
+        DataError: They are.
     """
     axis = AXES[plane]
     found = [mm for a, mm in enumerate(volume.spacing_mm) if a != axis]
@@ -103,10 +121,6 @@ def slices_of(
             f"expected {plane} pixels of {' x '.join(f'{mm:g}' for mm in wanted)} mm in {name}, or at most "
             f"{COARSEST:g} times that, found {' x '.join(f'{mm:.4g}' for mm in found)} mm; is its affine right?"
         )
-    volume = at_spacing(volume, spacing_mm)
-    values = volume.image if volume.label is None else volume.label
-    planes = np.moveaxis(values, axis, 0)
-    return [(i, planes[i], plane_affine(volume.affine, axis, i)) for i in range(len(planes))]
 
 
 def fitted(
@@ -128,6 +142,14 @@ def fitted(
     return result, moved
 
 
+def cut_as(volume: Volume, settings: dict[str, Any]) -> bool:
+    """Whether a file's planes have the size and the pixels of a model's slices: then their middle is theirs."""
+    sides = [a for a in range(3) if a != AXES[settings["plane"]]]
+    wanted = [settings["spacing_mm"][a] for a in sides]
+    same = [mm <= 0 or abs(volume.spacing_mm[a] / mm - 1) <= SAME for a, mm in zip(sides, wanted, strict=True)]
+    return all(same) and [volume.image.shape[a] for a in sides] == list(settings["size"])
+
+
 def middle_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
     """Centre of a mask's bounding box, as training cuts about it."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -147,11 +169,32 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
     if not label.any():
         raise DataError(f"expected a labelled structure in {name}, found an empty map; leave it out")
     planes = slices_of(volume, settings["plane"], settings["spacing_mm"], name)
+    spacing_mm = [round(mm, 4) for mm in volume.spacing_mm]
+    trace = {"label_from": "file", "label_file_sha256": sha256_of(path), "label_spacing_mm": spacing_mm}
+    if settings.get("foreground", "labels") == "head":
+        return _of_lesions(volume, planes, trace, card, means, allowed, name)
+    given = _of_heads(planes, trace, card, means, allowed, name)
+    if given:
+        _check_areas(given, means, name)
+    return given
+
+
+def _of_heads(
+    planes: list[Plane],
+    trace: dict[str, Any],
+    card: dict[str, Any],
+    means: npt.NDArray[np.float32],
+    allowed: list[int],
+    name: str,
+) -> list[Given]:
+    """Slices of a map whose labels cover the head: centre and heights are those of the labelled area."""
+    settings, names, strata = card["recipe"]["prepare"], card["label_names"], Strata.from_json(card["strata"])
     size = (int(settings["size"][0]), int(settings["size"][1]))
     filled = [i for i, plane, _ in planes if plane.any()]
+    if not filled:
+        raise DataError(f"expected labels larger than the model's pixels in {name}, nothing is left of them")
     whole = np.any([plane > 0 for _, plane, _ in planes], axis=0)
     centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
-    strata = Strata.from_json(card["strata"])
     given = []
     for index, plane, affine in planes:
         if not plane.any():
@@ -164,7 +207,7 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
                 "model with a larger field"
             )
         height = (index + 0.5 - filled[0]) / (filled[-1] + 1 - filled[0])
-        if len(planes) > 1 and settings.get("foreground", "labels") == "labels":
+        if len(planes) > 1:
             if not settings["heights"][0] <= height <= settings["heights"][1]:
                 continue
             stratum = int(strata.of(np.array([height]))[0])
@@ -172,11 +215,48 @@ def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], a
             bits = np.stack([np.where(cut == c, BIT, -BIT) for c in range(1, len(names) + 1)]).astype(np.float32)
             stratum = nearest_stratum(bits, means[:, -len(names) :], allowed)
         if stratum in allowed:
-            trace = {"label_from": "file", "label_file_sha256": sha256_of(path), "label_index": index}
-            trace["label_spacing_mm"] = [round(mm, 4) for mm in volume.spacing_mm]
-            given.append(Given(cut, stratum, moved, trace))
-    if given and settings.get("foreground", "labels") == "labels":
-        _check_areas(given, means, name)
+            given.append(Given(cut, stratum, moved, {**trace, "label_index": index}))
+    return given
+
+
+def _of_lesions(
+    volume: Volume,
+    planes: list[Plane],
+    trace: dict[str, Any],
+    card: dict[str, Any],
+    means: npt.NDArray[np.float32],
+    allowed: list[int],
+    name: str,
+) -> list[Given]:
+    """Slices of a map whose labels do not cover the head: neither its middle nor its height can be seen in them."""
+    head = MeanHead.of(card)
+    is_cut = cut_as(volume, card["recipe"]["prepare"])
+    is_stack = head.is_stack(volume.image.shape[head.axis], volume.spacing_mm[head.axis])
+    given, away_mm = [], []
+    for index, plane, affine in planes:
+        if not plane.any():
+            continue
+        nearest, mm = head.nearest(affine)
+        away_mm.append(0.0 if is_stack else mm)
+        if away_mm[-1] > head.reach_mm():
+            continue
+        stratum = head.by_stack(index, len(planes)) if is_stack else nearest
+        if stratum is None or stratum not in allowed:
+            continue
+        centre = (head.size[0] // 2, head.size[1] // 2) if is_cut else head.centre_in(affine, nearest)
+        cut, moved = fitted(plane.astype(np.uint8), affine, head.size, centre, 0)
+        if (cut > 0).sum() != (plane > 0).sum():
+            raise DataError(
+                f"expected labelled pixels inside the model's field in {name}, found some outside; {AFFINE_CURE}"
+            )
+        source = "stack" if is_stack else "world"
+        given.append(Given(cut, stratum, moved, {**trace, "label_index": index, "label_height_from": source}))
+    if min(away_mm, default=0.0) > head.reach_mm():
+        raise DataError(
+            f"expected labelled slices where the model's lie in {name}, the nearest is {min(away_mm):.0f} mm away; "
+            f"{AFFINE_CURE}"
+        )
+    check_inside(given, means, name)
     return given
 
 

@@ -74,7 +74,9 @@ class ModelFolder:
 
     def recipe(self) -> Recipe:
         """The settings the model was made with."""
-        return Recipe.model_validate(self.card()["recipe"])
+        card = self.card()
+        recipe = Recipe.model_validate(card["recipe"])
+        return recipe.model_copy(update={"prepare": recipe.prepare.with_classes(card["label_names"])})
 
     def denoiser(self) -> Network:
         """The trained denoiser, in evaluation mode."""

@@ -11,6 +11,7 @@ import torch
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.attributes import attribute_names, measure
 from mri_minority.slices.store import SliceStore
+from mri_minority.volumes.atomic import sha256_of
 
 _BLOCK = 1024
 
@@ -27,6 +28,12 @@ def without_folders(rarity: str) -> str:
     """What is written down of a rarity: a table's folders may name people or places, so only its file name stays."""
     kind, _, rest = rarity.partition(":")
     return f"file:{Path(rest).name}" if kind == "file" else rarity
+
+
+def hash_of_table(rarity: str | None) -> list[str]:
+    """SHA-256 of a lab's table, which may be written again under its name; of other rarities nothing."""
+    kind, _, rest = (rarity or "").partition(":")
+    return [sha256_of(Path(rest))] if kind == "file" else []
 
 
 def external_scores(rarity: str, store: SliceStore) -> torch.Tensor:

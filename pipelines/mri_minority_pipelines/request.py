@@ -100,15 +100,22 @@ def choose_format(name: str) -> None:
         raise UsageError(f"expected --format {', '.join(LAYOUTS)}, found {name!r}")
 
 
-def open_or_prepare(config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None]) -> SliceStore:
-    """Open a store, or prepare the volumes into one beside the model folder."""
+def open_or_prepare(
+    config: PrepareConfig | prepare.ForModel, sources: list[Path], out: Path, tell: Callable[[Event], None]
+) -> SliceStore:
+    """Open a store, or prepare the volumes into one beside `out`.
+
+    Raises:
+        DataError: A source is missing, or volumes cannot be prepared; also where a store of other ones is beside `out`.
+    """
     if len(sources) == 1 and (sources[0] / "store.json").is_file():
         return SliceStore(sources[0])
     for source in sources:
         if not source.exists():
             raise DataError(f"expected a slice store or a folder of NIfTI files, {source} does not exist")
     beside = out.with_name(f"{out.name}.store")
-    prepare.run(config, sources, beside, tell)
+    settings = config if isinstance(config, prepare.ForModel) else prepare.ForModel(config, frozenset())
+    prepare.run(settings.config, sources, beside, tell, known_sites=settings.sites)
     return SliceStore(beside)
 
 

@@ -169,13 +169,16 @@ def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: f
         if other.label_names != of.store.label_names:
             raise DataError(f"expected the classes {of.store.label_names} in {arm.folder}, found {other.label_names}")
         index = other.indices("train")
-        tested = {of.store.rows[i].sha256 for i in of.store.indices("holdout")}
-        if tested & {other.rows[i].sha256 for i in index}:
-            raise DataError(f"expected slices in {arm.folder} of nobody who is tested on, found held-out series")
+        strangers = {other.rows[i].sha256 for i in index} - {of.store.rows[i].sha256 for i in of.index}
+        if strangers:
+            raise DataError(
+                f"expected slices of the training set {of.name} in {arm.folder}, found {len(strangers)} other series: "
+                "more labelled people, or people who are tested on, would be no fair comparison; `--sets` is for those"
+            )
         found = Extra(*other.read(index))
         names = [other.strata_names[t] for t in other.strata()[index]]
     else:
-        drawn = read_set(arm.folder, of.store)
+        drawn = read_set(arm.folder, of.store, same_strata=False)
         _check_sources(drawn, of, arm.folder)
         if drawn.label is None:
             raise DataError(f"expected label maps in {arm.folder}, found none; a segmenter cannot learn without them")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mri_minority.core.errors import DataError
-from mri_minority.export.dataset import read_manifest, verify_dataset
+from mri_minority.export.dataset import read_manifest, verify_dataset, white_of
 from mri_minority.export.exporter import synthetic_cases
 from mri_minority.slices.store import SliceStore
 
@@ -38,12 +38,17 @@ class SyntheticSet:
         return [str(row["name"]) for row in self.manifest["slices"]]
 
 
-def read_set(folder: Path, store: SliceStore) -> SyntheticSet:
+def read_set(folder: Path, store: SliceStore, same_strata: bool = True) -> SyntheticSet:
     """Read a data set that is to be held against a store.
 
+    Args:
+        folder: The data set.
+        store: Real slices.
+        same_strata: Whether slices are to be compared stratum by stratum, so that strata must mean the same in both.
+
     Raises:
-        DataError: It is damaged, does not match its manifest, holds NaN, or is of another shape or other labels than
-            the store.
+        DataError: It is damaged, does not match its manifest, holds NaN, or is of another shape, other channels, labels
+            or strata than the store.
     """
     manifest = read_manifest(folder)
     if "files" in manifest:
@@ -67,7 +72,15 @@ def read_set(folder: Path, store: SliceStore) -> SyntheticSet:
             f"expected the labels of {store.folder} ({', '.join(store.label_names) or 'none'}), found "
             f"{', '.join(manifest['label_names']) or 'none'} in {folder}; give the store that the model learnt from"
         )
-    white = np.atleast_1d(np.array(manifest["white"], np.float32))[:, None, None]
+    said = manifest.get("channel_names", [])
+    if any(a and b and a != b for a, b in zip(said, store.channel_names, strict=False)):
+        raise DataError(
+            f"expected the channels of {store.folder} ({', '.join(store.channel_names)}), found {', '.join(said)} in "
+            f"{folder}; give the store that the model learnt from"
+        )
+    if same_strata:
+        _check_strata(folder, manifest, store)
+    white = np.stack([white_of(manifest, row) for row in manifest["slices"]])
     image: npt.NDArray[np.float32] = (np.stack([case.image for case in cases]) / (white / 2) - 1).astype(np.float32)
     broken = [case.name for case, plane in zip(cases, image, strict=True) if not np.isfinite(plane).all()]
     if broken:
@@ -75,3 +88,19 @@ def read_set(folder: Path, store: SliceStore) -> SyntheticSet:
     labels = [case.label for case in cases if case.label is not None]
     stratum = np.array([row["stratum"] for row in manifest["slices"]], dtype=np.int64)
     return SyntheticSet(manifest, image, np.stack(labels) if len(labels) == len(cases) else None, stratum)
+
+
+def _check_strata(folder: Path, manifest: dict[str, Any], store: SliceStore) -> None:
+    """A stratum is a number in the model; in another store the same number may be another height, or another site.
+
+    Manifests that other programs wrote need not say what their numbers mean.
+    """
+    names = dict(enumerate(store.strata_names))
+    for row in manifest["slices"]:
+        said = row.get("trace", {}).get("stratum_name")
+        if said is not None and names.get(row["stratum"]) != said:
+            raise DataError(
+                f"expected the strata of {store.folder}, found {said!r} for {row['name']} in {folder}, which is not "
+                f"that store's stratum {row['stratum']} ({names.get(row['stratum'], 'it has none')!r}); give the store "
+                "that the model learnt from"
+            )

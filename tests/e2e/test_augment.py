@@ -79,6 +79,31 @@ def test_the_whole_way(model: Path, store: SliceStore, tmp_path: Path) -> None:
         augment.run(study(**{**QUICK, "steps": 3}), store, [], draws, out, CPU, silent)
 
 
+@pytest.mark.slow
+def test_the_stronger_network_and_the_other_samplers(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Another network learns it too; arms of samplers that need no classifier, or start elsewhere, are drawn."""
+    draws = Draws({"all": ModelFolder(model)}, ("self-guided", "boost-and-skip"), 4, 0)
+    config = study(**{**QUICK, "seeds": (0,)}, network="dynunet", oversample=False)
+    results = augment.run(config, store, [], draws, tmp_path / "s", CPU, silent)
+    assert {a["name"] for a in results["arms"]} == {"real", "self-guided", "boost-and-skip"}
+    assert results["config"]["network"] == "dynunet"
+    for method in ("self-guided", "boost-and-skip"):
+        drawn = json.loads((tmp_path / "s" / "synthetic" / "all" / method / "manifest.json").read_text("utf-8"))
+        assert drawn["method"] == method
+        assert len(drawn["slices"]) == 4
+    with pytest.raises(DataError, match="other settings"):
+        augment.run(study(**{**QUICK, "seeds": (0,)}, oversample=False), store, [], draws, tmp_path / "s", CPU, silent)
+
+    learnt = study(steps=30, batch=8, seeds=(0,), draws=200, network="dynunet", oversample=False)
+    augment.run(learnt, store, [], NOTHING, tmp_path / "learnt", CPU, silent)
+    begun, ended = (
+        np.nanmean(load_tensors(tmp_path / of / "runs" / "all" / "real" / "ratio-0-seed-0.safetensors")[0]["dice"], 0)
+        for of in ("s", "learnt")
+    )
+    assert (ended[:2] > 0.5).all()  # grey and white matter
+    assert (ended[:2] > begun[:2] + 0.2).all()
+
+
 def test_synthetic_slices_first_and_real_ones_after(model: Path, store: SliceStore, tmp_path: Path) -> None:
     """The arm is another training, is added to a finished study, and is held against the control of its own kind."""
     draws = Draws({"all": ModelFolder(model)}, ("ancestral", "attribute"), 4, 0)
@@ -235,8 +260,36 @@ def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> 
     shutil.copytree(store.folder, everybody)
     table = everybody / "slices.tsv"
     table.write_text(table.read_text(encoding="utf-8").replace("\tholdout\t", "\ttrain\t"), encoding="utf-8")
-    with pytest.raises(DataError, match="nobody who is tested on"):
+    with pytest.raises(DataError, match="people who are tested on"):
         augment.run(config, store, [f"others={everybody}"], NOTHING, tmp_path / "leak", CPU, silent)
+    few = study(**{**QUICK, "seeds": (0,)}, oversample=False, sets=("4",))
+    with pytest.raises(DataError, match=r"training set 4 in .*, found 7 other series: more labelled people"):
+        augment.run(few, store, [f"others@4={store.folder}"], NOTHING, tmp_path / "more", CPU, silent)
+
+
+def test_what_is_there_is_used_for_the_same_request_only(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Sets that the study drew itself, and runs that hang on a lab's table."""
+    out, named = tmp_path / "s", {**QUICK, "seeds": (0,)}
+    plain = study(**named, oversample=False, attribute="ventricles_share")
+    one = {"all": ModelFolder(model)}
+    augment.run(plain, store, [], Draws(one, ("attribute",), 4, 0), out, CPU, silent)
+    augment.run(plain, store, [], Draws(one, ("attribute",), 4, 0), out, CPU, silent)
+    for draws, other in ((Draws(one, ("attribute",), 5, 0), "slices"), (Draws(one, ("attribute",), 4, 1), "seed")):
+        with pytest.raises(DataError, match=f"drawn with other {other} than"):
+            augment.run(plain, store, [], draws, out, CPU, silent)
+    otherwise = study(**named, oversample=False, attribute="white_matter_share")
+    with pytest.raises(DataError, match="drawn with other rarity than"):
+        augment.run(otherwise, store, [], Draws(one, ("attribute",), 4, 0), out, CPU, silent)
+
+    scores = tmp_path / "scores.tsv"
+    for turn in (1, -1):
+        lines = [f"{i}\t{turn * i}" for i in range(len(store.rows))]
+        scores.write_text("row\tscore\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        ours = study(**named, rarity=f"file:{scores}")
+        if turn == 1:
+            augment.run(ours, store, [], NOTHING, tmp_path / "t", CPU, silent)
+    with pytest.raises(DataError, match="other extra"):
+        augment.run(ours, store, [], NOTHING, tmp_path / "t", CPU, silent)
 
 
 def test_arms_as_they_are_said(tmp_path: Path) -> None:

@@ -26,13 +26,15 @@ from mri_minority.volumes.nifti import write_nifti
 from mri_minority_cli.app import app
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
+from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
 from mri_minority_pipelines.label_maps import read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import build_sampler
 from mri_minority_pipelines.stages import export, label, read_again, synthesize, synthesize_given
-from mri_minority_pipelines.stages.synthesize import Request
+from mri_minority_pipelines.stages.synthesize import Request, pictures
 from mri_minority_pipelines.stages.synthesize_given import Wish
+from mri_minority_pipelines.synthetic import read_set
 from tests.support.tiny import silent
 
 CPU = torch.device("cpu")
@@ -145,6 +147,11 @@ def test_an_image_for_every_map(model: Path, maps: Path, tmp_path: Path) -> None
     assert np.abs(first - second).max() > 0
     assert manifest["synthetic"] is True
     assert manifest["derived"] is False
+    export.run(tmp_path / "out", "monai", tmp_path / "monai", silent)
+    for folder in ("out", "monai"):  # the maps may be somebody's
+        card = (tmp_path / folder / "README.md").read_text(encoding="utf-8")
+        assert "None is of a person" not in card
+        assert "The label maps were not" in card
 
 
 def test_guidance_applies_to_the_image_alone(model: Path, maps: Path, tmp_path: Path) -> None:
@@ -194,6 +201,7 @@ def test_edited_training_maps(model: Path, store: SliceStore, tmp_path: Path) ->
         np.testing.assert_array_equal(pixels(tmp_path / "out" / row["label"])[:, :, 0], again.label)
         assert trace["reached"] == pytest.approx(trace["factor"], abs=0.15)
     assert manifest["given"] == {"edit": "ventricles:grow=1.3..1.8"}
+    assert "The label maps were not" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
 def test_an_edit_may_start_from_the_persons_deformed_image(model: Path, store: SliceStore, tmp_path: Path) -> None:
@@ -325,7 +333,11 @@ def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> Non
     assert manifest["synthetic"] is False
     assert "must not leave the institution" in (out / "README.md").read_text()
     assert "None is of a person" not in (out / "README.md").read_text()
-    for row in manifest["slices"]:
+    # Read as `augment`, `evaluate` and the contact sheet read it, the person's part is what the store holds, whatever
+    # the scanner's gain: not that of the median training scan.
+    read, shown = read_set(out, store).image, pictures(out, manifest, len(manifest["slices"]))[0]
+    np.testing.assert_array_equal(read, shown)
+    for row, again in zip(manifest["slices"], read, strict=True):
         trace = row["trace"]
         (at,) = [
             i
@@ -339,6 +351,7 @@ def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> Non
         changed = mask != label[0]
         far = ~_grown(changed, 3)
         np.testing.assert_array_equal(found[far], source[far])
+        np.testing.assert_allclose(again[0][far], image[0, 0][far], atol=1e-6)
         assert np.abs(found - source)[changed].max() > 0
         assert changed.any()
         assert (mask[changed] == 3).all()
@@ -363,21 +376,65 @@ def test_starting_from_real_slices(model: Path, store: SliceStore, tmp_path: Pat
         manifest = draw(model, tmp_path / str(strength), wish, count=3, method="ancestral")
         assert manifest["derived"] is True
         assert {"source_series_sha256", "start_sigma"} <= set(manifest["slices"][0]["trace"])
-        white = manifest["white"][0]
-        far.append(
-            np.mean(
-                [
-                    np.abs(
-                        pixels(tmp_path / str(strength) / row["image"])[:, :, 0] / white
-                        - (_source(store, row["trace"])[0] + 1) / 2
-                    ).mean()
-                    for row in manifest["slices"]
-                ]
-            )
-        )
+        drawn, _ = pictures(tmp_path / str(strength), manifest, 3)
+        sources = np.stack([_source(store, row["trace"])[0] for row in manifest["slices"]])
+        far.append(np.abs(drawn - sources).mean())
     assert far[0] < far[1]
+    # A derived set that does not say what is white in its scans cannot be read rightly.
+    silenced = [{k: v for k, v in row.items() if k != "white"} for row in manifest["slices"]]
+    with pytest.raises(DataError, match="earlier version"):
+        pictures(tmp_path / "1.0", {**manifest, "slices": silenced}, 3)
     with pytest.raises(AuditError, match="derived"):
         export.run(tmp_path / "1.0", "nnunet", tmp_path / "Dataset501_X", silent)
+
+
+def test_a_set_is_held_against_its_own_strata_and_channels(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """The same number may be another height in another store; a study, which compares by name, may read it."""
+    draw(model, tmp_path / "out", Wish(edit="ventricles:grow=1.1..1.3", store=store.folder))
+    other = tmp_path / "other.store"
+    shutil.copytree(store.folder, other)
+    header = json.loads((other / "store.json").read_text(encoding="utf-8"))
+    header["strata"]["names"] = header["strata"]["names"][::-1]
+    write_json_atomic(other / "store.json", header)
+    with pytest.raises(DataError, match="expected the strata of"):
+        read_set(tmp_path / "out", SliceStore(other))
+    assert len(read_set(tmp_path / "out", SliceStore(other), same_strata=False).image) == 3
+    said = read_manifest(tmp_path / "out")
+    unlike = [{"FLAIR": "T1"}.get(name, "FLAIR") for name in said["channel_names"]]
+    write_json_atomic(tmp_path / "out" / "manifest.json", {**said, "channel_names": unlike})
+    if any(store.channel_names):  # a name that nobody gave fits any
+        with pytest.raises(DataError, match="expected the channels"):
+            read_set(tmp_path / "out", store)
+
+
+def test_going_on_with_less_memory(model: Path, store: SliceStore, tmp_path: Path) -> None:
+    """Blocks of another size, and fewer slices than before: every slice once, and none that is not listed."""
+    wish = Wish(edit="ventricles:grow=1.1..1.3", store=store.folder)
+    config = SampleConfig(steps=3, precision="float32")
+
+    def stop(event: Event) -> None:
+        if event.stage == "synthesize" and event.done:
+            raise KeyboardInterrupt
+
+    names = []
+    for batch, tell in ((4, stop), (3, silent)):
+        request = Request("rare", "minority", "ancestral", 7, (0.0, 1.0), seed=4, batch=batch)
+        if tell is stop:
+            with pytest.raises(KeyboardInterrupt):
+                synthesize_given.run(wish, request, config, ModelFolder(model), tmp_path / "out", CPU, tell)
+            assert list((tmp_path / ".out.building").glob("block-*.json"))
+        else:
+            synthesize_given.run(wish, request, config, ModelFolder(model), tmp_path / "out", CPU, tell)
+            names = [row["name"] for row in read_manifest(tmp_path / "out")["slices"]]
+    assert names == [f"synth_{item:05d}" for item in range(7)]
+    assert verify_dataset(tmp_path / "out") == []
+
+    many, few = (Request("rare", "minority", "ancestral", n, (0.0, 1.0), seed=4, batch=4) for n in (8, 2))
+    with pytest.raises(KeyboardInterrupt):
+        synthesize.run(many, config, ModelFolder(model), tmp_path / "drawn", CPU, stop, audit=False)
+    synthesize.run(few, config, ModelFolder(model), tmp_path / "drawn", CPU, silent, audit=False)
+    assert len(read_manifest(tmp_path / "drawn")["slices"]) == 2
+    assert verify_dataset(tmp_path / "drawn") == []
 
 
 def _source(store: SliceStore, trace: dict[str, Any]) -> np.ndarray:

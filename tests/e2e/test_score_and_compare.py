@@ -69,6 +69,13 @@ def test_new_slices_are_scored_in_the_models_strata(
     among = {(row.series, str(row.index)): row.stratum for row in store.rows if row.series in chosen}
     assert set(found) == set(among)
     assert all(int(row["stratum"]) == among[place] for place, row in found.items())
+    # Classes are numbered as the model's: the recipe in its card is a JSON file, whose keys are sorted.
+    again = SliceStore(tmp_path / "s.tsv.store")
+    assert again.label_names == store.label_names
+    assert list(store.label_names) != sorted(store.label_names)
+    before = table(model / "scores-minority.tsv")
+    score = {(row.series, str(row.index)): float(b["score"]) for row, b in zip(store.rows, before, strict=True)}
+    np.testing.assert_allclose([float(r["score"]) for r in found.values()], [score[p] for p in found], rtol=0.02)
 
 
 def test_interrupted_scoring_goes_on(model: Path, store: SliceStore, tmp_path: Path) -> None:
@@ -96,6 +103,10 @@ def test_slices_that_do_not_fit_are_refused(model: Path, store: SliceStore, tmp_
     with pytest.raises(DataError, match=r"distance balanced, found --distance st-lpips"):
         scored(store, model, tmp_path / "s.tsv", "st-lpips")
     header["settings"]["size"] = [48, 64]
+    swapped = {**header, "label_names": sorted(header["label_names"])}
+    (other / "store.json").write_text(json.dumps(swapped))
+    with pytest.raises(DataError, match="expected the classes"):
+        scored(SliceStore(other), model, tmp_path / "s.tsv")
     (other / "store.json").write_text(json.dumps(header))
     (other / "slices.tsv").write_text((other / "slices.tsv").read_text().replace("train", "holdout", 1))
     bare = tmp_path / "model"
@@ -103,6 +114,7 @@ def test_slices_that_do_not_fit_are_refused(model: Path, store: SliceStore, tmp_
     (bare / "score-weights.safetensors").unlink()
     with pytest.raises(DataError, match="score-weights"):
         scored(SliceStore(other), bare, tmp_path / "s.tsv")
+    assert not (tmp_path / ".s.tsv.work").exists()  # before anything was scored
     assert len(scored(store, bare, tmp_path / "s.tsv")) == len(store.rows)  # its own slices are enough
 
 

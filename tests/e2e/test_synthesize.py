@@ -12,6 +12,7 @@ import torch
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.export.dataset import read_manifest, verify_dataset
 from mri_minority_pipelines.config import SampleConfig
+from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import synthesize
 from tests.support.tiny import silent
@@ -183,12 +184,9 @@ def test_interrupted_synthesis_goes_on(model: Path, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_in_its_own_arithmetic(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether bfloat16 pays is measured; measured otherwise the second time, the finished blocks still count."""
-    heard = 0
 
-    def stop(event: object) -> None:
-        nonlocal heard
-        heard += 1
-        if heard == 2:
+    def stop(event: Event) -> None:
+        if event.stage == "synthesize" and event.done:
             raise KeyboardInterrupt
 
     config = SampleConfig(steps=3)

@@ -190,9 +190,12 @@ def test_a_labs_own_table_works_and_its_folder_stays_private(
 
 
 def test_wrong_requests_are_refused_before_training(store: SliceStore, recipe: Recipe, tmp_path: Path) -> None:
-    """A wrong attribute or too many levels: a usage error; the first leaves nothing behind."""
+    """A wrong attribute or too many levels: a usage error that leaves nothing behind."""
     with pytest.raises(UsageError, match="ventricles_share"):
         train.run(recipe, store, tmp_path / "model", "attribute:no_such", "all", CPU, silent)
+    greedy = recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update={"levels": 500})})
+    with pytest.raises(UsageError, match="fewer levels"):
+        train.run(greedy, store, tmp_path / "model", "minority", "all", CPU, silent)
     assert not (tmp_path / "model").exists()
 
 

@@ -11,10 +11,11 @@ from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.groups import means_over_patients, percentiles_within, quantile_groups, rare_subjects
 from mri_minority.slices.batches import SliceBatches
 from mri_minority.slices.mixed import Extra, MixedBatches
-from mri_minority.slices.store import SliceStore
+from mri_minority.slices.select import CutSlices
+from mri_minority.slices.store import SliceStore, StoreWriter
 from mri_minority.slices.subset import nested_subjects, write_subset
 from mri_minority.transforms.augment import SegmentationAugment, sides_are_alike
-from tests.support.drawn import SIZE, write_store
+from tests.support.drawn import NAMES, PLANE, SIZE, pictures, write_store
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,44 @@ def test_a_subset_goes_on_where_it_was_stopped(small: SliceStore, tmp_path: Path
     assert found.rows == whole.rows
     every = np.arange(len(whole.rows))
     assert np.array_equal(found.read(every)[0], whole.read(every)[0])
+
+
+def test_a_subset_of_other_people_is_begun_anew(small: SliceStore, tmp_path: Path) -> None:
+    """Interrupted, and then asked for others: the first ones are not left in it."""
+    people = nested_subjects(small, 4, 0)
+    size = tuple(small.header["settings"]["size"])
+    writer = StoreWriter(tmp_path / "some", (size[0], size[1]))
+    whole = write_subset(small, people[:2], tmp_path / "whole")
+    first = [i for i, row in enumerate(whole.rows) if row.split == "train"][:4]
+    image, label = whole.read(np.array(first))
+    rows = [whole.rows[i] for i in first]
+    planes = np.array([row.affine for row in rows]).reshape(-1, 4, 4)
+    cut = CutSlices(image, label, np.array([r.height for r in rows]), np.arange(4), planes, rows[0].scale)
+    writer.append(cut, rows[0].subject, rows[0].series, rows[0].sha256, "train")
+    made = write_subset(small, people[2:], tmp_path / "some")
+    assert {row.subject for row in made.rows if row.split == "train"} == set(people[2:])
+
+
+def test_two_files_of_one_name_stay_two(tmp_path: Path) -> None:
+    """Their hashes tell them apart; each keeps its own intensities, and held-out slices their order."""
+    writer = StoreWriter(tmp_path / "store", SIZE)
+    for number in range(4):
+        images, labels = pictures(4, number)
+        cut = CutSlices(
+            images, labels, np.linspace(0.2, 0.8, 4), np.arange(4), np.stack([PLANE] * 4), (100.0 + number,)
+        )
+        split = "holdout" if number < 2 else "train"
+        writer.append(cut, f"site{number}", "001", f"{number:064d}", split)
+    header = {
+        "settings": {"ceiling": 1.2, "size": list(SIZE)},
+        "label_names": list(NAMES),
+        "strata": {"names": ["height 0.10-0.95"]},
+    }
+    writer.finish([0] * 16, header)
+    store = SliceStore(tmp_path / "store")
+    subset = write_subset(store, ["site3"], tmp_path / "subset")
+    kept = [row for row in store.rows if row.subject != "site2"]
+    assert [(row.sha256, row.index, row.scale) for row in subset.rows] == [(r.sha256, r.index, r.scale) for r in kept]
 
 
 def test_real_slices_are_the_same_in_every_arm(small: SliceStore) -> None:

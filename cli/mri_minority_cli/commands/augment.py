@@ -8,7 +8,10 @@ import typer
 from mri_minority_cli.options import Debug, Device, DryRun, Json, Seed
 from mri_minority_cli.speech import dry_run, speaking
 
-EXAMPLE = "Example: mri-minority augment brains.store --synthetic rare_slices --synthetic plain_slices --out study"
+EXAMPLE = (
+    "Example: mri-minority augment brains.store --synthetic rare=rare_slices --synthetic ancestral=plain_slices "
+    "--out study"
+)
 
 
 def command(

@@ -24,7 +24,7 @@ from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder, find_model
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 from mri_minority_pipelines.progress import Progress
-from mri_minority_pipelines.rarity import attribute_scores, external_scores, without_folders
+from mri_minority_pipelines.rarity import attribute_scores, external_scores, hash_of_table, without_folders
 from mri_minority_pipelines.stages import augment_run, synthesize
 from mri_minority_pipelines.stages.augment_run import Run
 from mri_minority_pipelines.study import (
@@ -109,6 +109,8 @@ def run(
     rarity, values = rarity_of(config, store, attribute)
     sets = training_sets(config, store, values, out)
     by_name = {found.name: found for found in sets}
+    for found in sets:
+        _check_order(store, found.store)
     arms = [Arm(name, s.name) for s in sets for name in (REAL, OVERSAMPLED)[: 1 + config.oversample]]
     arms += [_checked(synthetic_arm(text, config.sets), draws) for text in synthetic]
     arms += _drawn(draws, by_name, attribute, out, device, tell)
@@ -132,7 +134,7 @@ def run(
         values_here = values if of.store is store else _carried_over(values, store, of.store)
         depends: dict[str, object] = {**made_with, "set": of.store.sha256, "extra": fingerprint_of(one.arm)}
         if one.arm.name == OVERSAMPLED:
-            depends["extra"] = [rarity, config.rare]
+            depends["extra"] = [rarity, config.rare, *hash_of_table(config.rarity)]
         if config.matched and one.arm.name != REAL:
             depends["matched"] = True
         if one.arm.until < 1:
@@ -169,7 +171,7 @@ def rarity_of(config: StudyConfig, store: SliceStore, attribute: str) -> tuple[s
     if rarity == "minority":
         raise UsageError(
             "expected --rarity attribute:NAME or file:SCORES, found minority: write the table with `mri-minority score "
-            f"{store.folder} --model MODEL --out scores.tsv` and give file:scores.tsv"
+            f"MODEL --slices {store.folder} --out scores.tsv` and give file:scores.tsv"
         )
     return without_folders(rarity), external_scores(rarity, store).numpy()
 
@@ -259,19 +261,36 @@ def _drawn(
         check_model(model, sets[name])
         for method in draws.methods:
             folder = out / "synthetic" / folder_name(name) / folder_name(method)
-            if not (folder / "manifest.json").is_file():
-                by_attribute = method == "attribute"
-                request = synthesize.Request(
-                    wanted="rare",
-                    rarity=f"attribute:{attribute}" if by_attribute else "minority",
-                    method="minority" if by_attribute else method,
-                    count=draws.count,
-                    heights=(0.0, 1.0),
-                    seed=draws.seed,
-                )
+            by_attribute = method == "attribute"
+            request = synthesize.Request(
+                wanted="rare",
+                rarity=f"attribute:{attribute}" if by_attribute else "minority",
+                method="minority" if by_attribute else method,
+                count=draws.count,
+                heights=(0.0, 1.0),
+                seed=draws.seed,
+            )
+            if (folder / "manifest.json").is_file():
+                _check_drawn(folder, request, model)
+            else:
                 synthesize.run(request, model.recipe().sample, model, folder, device, tell)
             arms.append(Arm(method, name, folder, checked=True))
     return arms
+
+
+def _check_drawn(folder: Path, request: synthesize.Request, model: ModelFolder) -> None:
+    """A set that is there is used only for the same request."""
+    manifest = read_manifest(folder)
+    wanted = {"seed": request.seed, "slices": request.count, "model_sha256": model.fingerprint()}
+    found = {**manifest, "slices": len(manifest["slices"])}
+    if manifest["rarity"] is not None:  # it plays no role in samplers that ask no classifier
+        wanted["rarity"] = request.rarity
+    other = [key for key, value in wanted.items() if found[key] != value]
+    if other:
+        raise DataError(
+            f"{folder} was drawn with other {', '.join(other)} than are asked for now; choose another --out, or remove "
+            "that folder to draw it again"
+        )
 
 
 def _checked(arm: Arm, draws: Draws) -> Arm:
@@ -311,8 +330,21 @@ def _check_finished(file: Path, depends: dict[str, object]) -> None:
 
 def _carried_over(values: npt.NDArray[np.float64], store: SliceStore, subset: SliceStore) -> npt.NDArray[np.float64]:
     """Values of a store's slices in the order of a subset's."""
-    place = {(row.series, row.index): value for row, value in zip(store.rows, values, strict=True)}
-    return np.array([place[row.series, row.index] for row in subset.rows])
+    place = {(row.sha256, row.series, row.index): value for row, value in zip(store.rows, values, strict=True)}
+    return np.array([place[row.sha256, row.series, row.index] for row in subset.rows])
+
+
+def _check_order(store: SliceStore, subset: SliceStore) -> None:
+    """Results are judged by the store's rarity, patients and strata: held-out slices must stand in one order."""
+    ours, theirs = (
+        [(of.rows[i].sha256, of.rows[i].series, of.rows[i].index) for i in of.indices("holdout")]
+        for of in (store, subset)
+    )
+    if ours != theirs:
+        raise DataError(
+            f"expected the held-out slices of {store.folder} in {subset.folder}, in their order; remove that folder, "
+            "and it is written again"
+        )
 
 
 def _about(arm: Arm, of: TrainingSet) -> dict[str, Any]:

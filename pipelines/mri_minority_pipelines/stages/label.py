@@ -1,5 +1,6 @@
 """label: label maps for unlabelled slices, with a per-pixel spread over several draws. For research only."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +20,24 @@ from mri_minority.diffusion.state import decode, encode
 from mri_minority.export.labels import drop_specks
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
-from mri_minority.transforms.intensity import head_mask, in_model_units, scale_of
 from mri_minority.volumes.atomic import sha256_of, shown, write_json_atomic, write_text_atomic
-from mri_minority.volumes.nifti import read_volume, write_nifti
+from mri_minority.volumes.nifti import write_nifti
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
 from mri_minority_pipelines.given_sources import check_fit
-from mri_minority_pipelines.label_maps import fitted, mean_maps, middle_of, nearest_stratum, slices_of
+from mri_minority_pipelines.label_maps import mean_maps, nearest_stratum
 from mri_minority_pipelines.model_folder import ModelFolder, channel_names
+from mri_minority_pipelines.scans import Place, Scan, read_scan
 
 _BATCH = 16
+_LOOKS = 2
+"""How often a scan's labelled area is looked for before the scan is labelled, each time about the last one's find.
+
+Dice of grey matter, white matter, ventricles in five held-out IXI heads (8 steps, one draw): 0.74, 0.80, 0.35 without a
+look; 0.79, 0.83, 0.81 with one; 0.83, 0.87, 0.89 with two or three; 0.84, 0.88, 0.89 about the true labels."""
+
+Draws = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np.uint8]]
+"""Images (n, I, H, W) and strata (n,) -> one draw of their label maps (n, H, W)."""
 _DESCRIPTION = f"LABELS drawn, research use only, mri-minority {__version__}"
 _README = """# Label maps drawn by a model: research use only
 
@@ -122,6 +131,8 @@ def run(
 ) -> dict[str, Any]:
     """Label every slice of a store, or of the NIfTI files in a folder, and write maps, spreads and a manifest.
 
+    Interrupting is safe, but the same command begins anew.
+
     Returns:
         Where they are, how many, and the mean spread inside the labelled area.
 
@@ -134,11 +145,18 @@ def run(
         raise UsageError("expected a model with label maps, this one knows images alone")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the label maps, {out} holds something")
-    pictures = list(_of_store(source, card) if (source / "store.json").is_file() else _of_files(source, model))
+    net, rows, spreads = model.denoiser().to(device), [], []
+
+    def drawn(image: npt.NDArray[np.float32], stratum: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return label_images(net, image, stratum, config, 1, seed, device)[0]
+
+    is_store = (source / "store.json").is_file()
+    pictures = list(_of_store(source, card) if is_store else _of_files(source, model, drawn, tell))
     if not pictures:
         raise DataError(f"expected images (.nii or .nii.gz) in {shown(source)}, found none; check the path")
-    net, rows, spreads = model.denoiser().to(device), [], []
     building = out.with_name(f".{out.name}.building")
+    if building.exists():  # an interrupted run may have been about other images: nothing of it is taken over
+        shutil.rmtree(building)
     tell(Event("label", 0, len(pictures), {}))
     for first in range(0, len(pictures), _BATCH):
         part = pictures[first : first + _BATCH]
@@ -175,8 +193,12 @@ def _of_store(folder: Path, card: dict[str, Any]) -> Iterator[Picture]:
         yield Picture(f"slice_{at:05d}", store.read(np.array([at]))[0][0], stratum, affine, source)
 
 
-def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
-    """Slices of NIfTI files; each goes to the stratum whose mean image it resembles most."""
+def _of_files(folder: Path, model: ModelFolder, drawn: Draws, tell: Callable[[Event], None]) -> Iterator[Picture]:
+    """Slices of NIfTI files.
+
+    Each goes to the stratum whose mean image it resembles most; but where training measured heights in the head, slices
+    of a volume go where theirs puts them.
+    """
     card, means = model.card(), mean_maps(model)
     channels = channel_names(card)
     if len(channels) > 1:
@@ -184,23 +206,48 @@ def _of_files(folder: Path, model: ModelFolder) -> Iterator[Picture]:
             f"expected a slice store for a model of {len(channels)} image channels ({', '.join(channels)}), found "
             "files; run `mri-minority prepare` on them with the model's recipe"
         )
-    settings, ceiling = card["recipe"]["prepare"], float(card["recipe"]["prepare"]["ceiling"])
+    settings = card["recipe"]["prepare"]
     inside = folder / "images" if (folder / "images").is_dir() else folder
     files = [inside] if inside.is_file() else sorted([*inside.glob("*.nii"), *inside.glob("*.nii.gz")])
-    size = (int(settings["size"][0]), int(settings["size"][1]))
     for number, path in enumerate(files):
-        volume = read_volume(path, None, path.name, path.name)
-        head = head_mask(volume.image)
-        scale = scale_of(volume.image, head)
-        planes = slices_of(volume, settings["plane"], settings["spacing_mm"], shown(path.name))
-        whole = np.asarray(head.any(axis={"sagittal": 0, "coronal": 1, "axial": 2}[settings["plane"]]), dtype=bool)
-        centre = (size[0] // 2, size[1] // 2) if whole.shape == size else middle_of(whole)
-        for index, plane, affine in planes:
-            unit, moved = fitted(in_model_units(plane, scale, ceiling), affine, size, centre, -1.0)
-            image = unit[None]
-            stratum = nearest_stratum(image, means[:, :1], list(range(len(means))))
+        tell(Event("read", number, len(files), {}))
+        scan = read_scan(path, settings)
+        place = _place(scan, settings, means, drawn)
+        by_head = settings.get("foreground", "labels") == "head" and len(scan.planes) > 1
+        strata = Strata.from_json(card["strata"]).of(scan.heights())
+        for index in range(len(scan.planes)):
+            image, stratum, affine = _slice(scan, index, place, settings, means)
+            stratum = int(strata[index]) if by_head else stratum
             name = f"image_{number:04d}_{index:03d}"
-            yield Picture(name, image, stratum, moved, {"source_sha256": sha256_of(path), "source_index": index})
+            yield Picture(name, image, stratum, affine, {"source_sha256": scan.sha256, "source_index": index})
+
+
+def _place(scan: Scan, settings: dict[str, Any], means: npt.NDArray[np.float32], drawn: Draws) -> Place:
+    """Scale and centre of a scan, as the model's training slices had them.
+
+    Where these were measured in the labelled area, which a scan to be labelled does not come with, some of its slices
+    are labelled first: the middle of a head lies a centimetre from that of its brain, and scalp is brighter.
+    """
+    size = (int(settings["size"][0]), int(settings["size"][1]))
+    place = scan.by_head(size)
+    if scan.is_cut or settings.get("foreground", "labels") == "head":
+        return place
+    filled = np.flatnonzero(scan.head.any(axis=(1, 2)))
+    some = np.unique(filled[np.linspace(0, len(filled) - 1, _BATCH + 2).round().astype(np.int64)[1:-1]])
+    for _ in range(_LOOKS):
+        slices = [_slice(scan, int(index), place, settings, means) for index in some]
+        image, stratum = np.stack([one[0] for one in slices]), np.array([one[1] for one in slices])
+        place = scan.by_labels(some, drawn(image, stratum), place)
+    return place
+
+
+def _slice(
+    scan: Scan, index: int, place: Place, settings: dict[str, Any], means: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], int, npt.NDArray[np.float64]]:
+    """Image (1, H, W), stratum and affine of one plane."""
+    size = (int(settings["size"][0]), int(settings["size"][1]))
+    plane, affine = scan.cut(index, place, size, float(settings["ceiling"]))
+    return plane[None], nearest_stratum(plane[None], means[:, :1], list(range(len(means)))), affine
 
 
 def _write(

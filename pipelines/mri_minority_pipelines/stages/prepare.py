@@ -20,10 +20,25 @@ from mri_minority.slices.strata import fit_strata
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority.volumes.channels import chosen
 from mri_minority.volumes.discover import Found, discover, kind_of, write_quarantine
+from mri_minority.volumes.fingerprint import fingerprint
 from mri_minority.volumes.read import read_found
+from mri_minority.volumes.same_names import told_apart
 from mri_minority.volumes.sites import shared
 from mri_minority_pipelines.config import PrepareConfig
 from mri_minority_pipelines.events import Event, publish_folder
+
+
+@dataclass(frozen=True)
+class ForModel:
+    """How slices are cut for a model that is there already.
+
+    Args:
+        config: As its own slices were cut.
+        sites: Sites that it knows. They are kept however few people of them there are: it names them already.
+    """
+
+    config: PrepareConfig
+    sites: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,17 @@ class _Read:
 
 
 def run(
-    config: PrepareConfig, sources: list[Path], out: Path, tell: Callable[[Event], None], workers: int = 1
+    config: PrepareConfig,
+    sources: list[Path],
+    out: Path,
+    tell: Callable[[Event], None],
+    workers: int = 1,
+    known_sites: frozenset[str] = frozenset(),
 ) -> PrepareReport:
     """Read, transform and cut every volume; refuse bad ones by name; finish with strata and splits.
 
-    Interrupting is safe: the store is built under a temporary name and the same command goes on with it.
+    Interrupting is safe: the store is built under a temporary name and the same command goes on with it, as long as it
+    finds the same images.
 
     Args:
         config: How volumes become slices.
@@ -68,26 +89,32 @@ def run(
         out: The store to make.
         tell: Receives progress.
         workers: Volumes read at the same time, and so held in memory. The store is the same for any number.
+        known_sites: Sites that are noted even if only one subject has them.
 
     Raises:
-        DataError: Nothing usable was found, or `out` is something else.
+        DataError: Nothing usable was found, names do not say who is who, or `out` is something else: a store of other
+            settings or images too.
     """
-    if (out / "store.json").is_file():
-        store = SliceStore(out)
-        if PrepareConfig.model_validate(store.header["settings"]) != config:
-            raise DataError(f"{out} was prepared with other settings; choose another folder or remove it")
-        return _report(store, tell)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"expected an empty or new folder for the store, {out} holds something else")
-    found = chosen(discover(sources), config.sequence, config.channel)
+    finished = _finished(out, config)
+    if finished is not None and "sources" not in finished.header:  # an earlier version did not note them
+        return _report(finished, tell)
+    found = chosen(told_apart(discover(sources)), config.sequence, config.channel)
+    sites = shared((item.site, item.subject) for item in found) | known_sites
+    images = fingerprint(found, sites)
+    if finished is not None:
+        if finished.header["sources"] != images:
+            raise DataError(
+                f"expected the images that {out} was prepared from, found others, or changed ones; choose another "
+                f"--out, or remove {out}; to use its slices as they are, give it in place of the images"
+            )
+        return _report(finished, tell)
     building = out.with_name(f".{out.name}.building")
     settings = SliceSettings(
         config.spacing_mm, config.size, config.plane, config.heights, config.ceiling, config.labels, config.foreground
     )
-    _begin(building, config)
+    _begin(building, config, images, tell)
     _say_what_is_known(found, tell)
     writer = StoreWriter(building, config.size, config.channels)
-    sites = shared((item.site, item.subject) for item in found)
     held_out = held_out_subjects((f.subject for f in found), config.holdout, config.seed)
     quarantine = []
     tell(Event("prepare", 0, len(found), {}))
@@ -100,11 +127,19 @@ def run(
             quarantine.append((str(read.item.image), read.reason))
         tell(Event("prepare", number, len(found), {}))
     write_quarantine(building / "quarantine.tsv", quarantine)
-    train = [row for row in writer.rows if row.split == "train"]
-    if not train:
+    if not any(row.split == "train" for row in writer.rows):
         reasons = "; ".join(dict.fromkeys(reason for _, reason in quarantine)) or "no training subject was left"
         write_quarantine(out.with_name(f"{out.name}.quarantine.tsv"), quarantine)
         raise DataError(f"expected usable volumes, found none among {len(found)}: {reasons[:400]}")
+    _finish(writer, config, found, images, len(quarantine))
+    (building / "settings.json").unlink()
+    publish_folder(building, out)
+    return _report(SliceStore(out), tell)
+
+
+def _finish(writer: StoreWriter, config: PrepareConfig, found: list[Found], images: str, quarantined: int) -> None:
+    """Fit the strata to the training slices, and write table and header."""
+    train = [row for row in writer.rows if row.split == "train"]
     strata = fit_strata(
         np.array([row.height for row in train]),
         config.heights,
@@ -118,16 +153,14 @@ def run(
         {
             "version": __version__,
             "settings": config.model_dump(mode="json"),
+            "sources": images,
             "label_names": list(config.labels),
             "channel_names": _channel_names(config, found),
             "strata": strata.as_json(),
             "volumes": len({row.series for row in writer.rows}),
-            "quarantined": len(quarantine),
+            "quarantined": quarantined,
         },
     )
-    (building / "settings.json").unlink()
-    publish_folder(building, out)
-    return _report(SliceStore(out), tell)
 
 
 def _channel_names(config: PrepareConfig, found: list[Found]) -> list[str]:
@@ -140,10 +173,37 @@ def _channel_names(config: PrepareConfig, found: list[Found]) -> list[str]:
     return [kind_of(config.sequence)] if config.sequence else names
 
 
-def _begin(building: Path, config: PrepareConfig) -> None:
-    """Make the working folder; what another run with other settings, or an older version, left in it goes."""
-    said, settings = building / "settings.json", {"format": FORMAT, **config.model_dump(mode="json")}
+def _finished(out: Path, config: PrepareConfig) -> SliceStore | None:
+    """The store, if it is there already.
+
+    Raises:
+        DataError: It was prepared with other settings, or something else is there.
+    """
+    if (out / "store.json").is_file():
+        store = SliceStore(out)
+        # Classes are numbered in their order, which maps are not compared by.
+        if PrepareConfig.model_validate(store.header["settings"]) != config or store.label_names != (*config.labels,):
+            raise DataError(f"{out} was prepared with other settings; choose another folder or remove it")
+        return store
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise DataError(f"expected an empty or new folder for the store, {out} holds something else")
+    return None
+
+
+def _begin(building: Path, config: PrepareConfig, images: str, tell: Callable[[Event], None]) -> None:
+    """Make the working folder; what a run with other settings or images, or an older version, left in it goes.
+
+    Splits and sites depend on all of the images: with a list that has grown, one subject could be on both sides.
+    """
+    said = building / "settings.json"
+    settings = {
+        **{"format": FORMAT, **config.model_dump(mode="json")},
+        **{"sources": images, "label_names": list(config.labels)},
+    }
     if building.exists() and not (said.is_file() and json.loads(said.read_text(encoding="utf-8")) == settings):
+        if (building / "rows.jsonl").is_file():
+            text = "an interrupted preparation had other images or settings: it is begun anew"
+            tell(Event("note", 0, 0, {"text": text}))
         shutil.rmtree(building)
     if not building.exists():
         write_json_atomic(said, settings)
@@ -183,12 +243,19 @@ def _read(item: Found, settings: SliceSettings, done: frozenset[str]) -> _Read:
 
 
 def _say_what_is_known(found: list[Found], tell: Callable[[Event], None]) -> None:
-    """Say what kind of images will be mixed, and which headers do not say that they are de-identified."""
+    """Say what will be mixed, whose name is in several folders, and which headers do not say that nobody is named."""
     kinds = sorted({item.sequence for item in found if item.sequence})
     if len(kinds) > 1:
         text = (
             f"images of several sequences go into one store ({', '.join(kinds)}), each as a slice of its own; "
             "`sequence` in a recipe takes one, or joins several of a head as channels"
+        )
+        tell(Event("note", 0, 0, {"text": text}))
+    shared_names = len({item.subject for item in found if item.shares_name})
+    if shared_names:
+        text = (
+            f"{shared_names} names stand in several folders, and each is taken for one person, so that nobody is both "
+            "learnt from and held out; if they are different people, let the file names say so"
         )
         tell(Event("note", 0, 0, {"text": text}))
     images = [image for item in found for image in item.images]

@@ -16,20 +16,21 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.volumes.atomic import write_text_atomic
-from mri_minority_pipelines.config import PrepareConfig, ScoreConfig
+from mri_minority_pipelines.config import ScoreConfig
 from mri_minority_pipelines.distances import with_file
 from mri_minority_pipelines.events import Event
-from mri_minority_pipelines.given_sources import check_channels
+from mri_minority_pipelines.given_sources import check_fit
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import score as score_stage
+from mri_minority_pipelines.stages.prepare import ForModel
 from mri_minority_pipelines.stages.train import scale_of
 
-_MUST_AGREE = ("spacing_mm", "size", "plane", "ceiling", "labels")
 
-
-def prepare_settings(model: ModelFolder) -> PrepareConfig:
-    """How volumes must be cut for a model: as its own were, and nobody held out."""
-    return model.recipe().prepare.model_copy(update={"holdout": 0.0})
+def prepare_settings(model: ModelFolder) -> ForModel:
+    """How volumes must be cut for a model: as its own were, nobody held out, and sites that its strata name kept."""
+    strata = Strata.from_json(model.card()["strata"])
+    sites = frozenset(site for group in strata.groups for _, site in group if site)
+    return ForModel(model.recipe().prepare.model_copy(update={"holdout": 0.0}), sites)
 
 
 def run(
@@ -65,11 +66,13 @@ def run(
     entry = card["classifiers"].get("minority")
     config = _score_config(card, distance)
     strata = torch.as_tensor(_strata_of(store, card))
+    weights = _weights(model, config, store, card)
     work = out.with_name(f".{out.name}.work")
     _begin(work, {"store": store.sha256, "score": config.model_dump(mode="json")}, model)
     net = model.denoiser().to(device)
     parts = score_stage.lost_parts_of(config, net, store, strata, work, device, tell)
-    weights = _weights(model, config, store, card, parts)
+    if weights is None:
+        weights = score_stage.part_weights_of(config, parts, store)
     result = score_stage.weighed(parts, weights, strata)
     columns: dict[str, torch.Tensor] = {"score": result.score, "standard_error": result.standard_error}
     if entry is not None:
@@ -88,15 +91,11 @@ def run(
 def _check_fit(store: SliceStore, card: dict[str, Any]) -> None:
     if not store.rows:
         raise DataError(f"expected slices to score in {store.folder}, found none")
-    check_channels(store, card)
-    theirs, ours = store.header["settings"], card["recipe"]["prepare"]
-    for key in _MUST_AGREE:
-        # JSON knows no tuples; the order of classes matters, so maps are compared as text.
-        if json.dumps(theirs.get(key)) != json.dumps(ours.get(key)):
-            raise DataError(
-                f"expected slices cut as the model's ({key} {ours.get(key)}), found {theirs.get(key)} in "
-                f"{store.folder}; give the volumes instead of the store, and they are cut as they must be"
-            )
+    cure = "give the volumes instead of the store, and they are cut as they must be"
+    check_fit(store, card, cure)
+    theirs, ours = store.header["settings"].get("labels"), card["recipe"]["prepare"].get("labels")
+    if theirs != ours:  # their order is that of the classes, which agree
+        raise DataError(f"expected the label values {ours} in {store.folder}, found {theirs}; {cure}")
 
 
 def _score_config(card: dict[str, Any], distance: str | None) -> ScoreConfig:
@@ -118,17 +117,15 @@ def _strata_of(store: SliceStore, card: dict[str, Any]) -> np.ndarray:
     return Strata.from_json(card["strata"]).of(store.heights(), store.kinds())
 
 
-def _weights(
-    model: ModelFolder, config: ScoreConfig, store: SliceStore, card: dict[str, Any], parts: torch.Tensor
-) -> torch.Tensor:
-    """The model's weights; a model without them can still score its own training slices."""
+def _weights(model: ModelFolder, config: ScoreConfig, store: SliceStore, card: dict[str, Any]) -> torch.Tensor | None:
+    """The model's weights; None where it has none, but the store is its own, whose parts give them."""
     file = model.path / score_stage.WEIGHTS
     if file.is_file():
         tensors, notes = load_tensors(file)
         if notes["score"]["distance"] == config.distance:
             return tensors["weights"]
     if store.is_known_as(card["store_sha256"]):
-        return score_stage.part_weights_of(config, parts, store)
+        return None
     raise DataError(
         f"expected {file.name} of distance {config.distance} in the model folder, found none; run `mri-minority train` "
         "with --stage score and the model's own slices"

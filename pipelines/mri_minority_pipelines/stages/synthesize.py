@@ -19,7 +19,7 @@ from mri_minority.core.errors import DataError, UsageError
 from mri_minority.core.rng import generator_for
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
-from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
+from mri_minority.export.dataset import DataCard, white_of, write_data_card, write_manifest
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice, listed, read_plane
 from mri_minority.report.figures import contact_sheet
@@ -27,7 +27,7 @@ from mri_minority.slices.strata import Strata
 from mri_minority.training.memory import free_bytes, saved_bytes
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
-from mri_minority_pipelines import audited
+from mri_minority_pipelines import audited, grain
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
@@ -108,6 +108,7 @@ def run(
         request = replace(request, batch=batch_that_fits(model, device))
     header = header_of(request, sampler, config, model, fast)
     begin(building, header)
+    grain.warn(model, tell)
     first = Draw(request, config, model, header, building)
 
     def do(draw: Draw) -> None:
@@ -335,19 +336,27 @@ def _finish(
             audit=header["audit"] if header["audit"] != audited.NOT_RUN else _UNAUDITED,
         ),
     )
+    clear(building, rows)
+    write_manifest(building, header, rows)
+
+
+def clear(building: Path, rows: list[dict[str, Any]]) -> None:
+    """Remove what is not of the data set: working files, and slices of an interrupted run that asked for more."""
     forget_locks(building)
     for working in (building / "header.json", *building.glob("block-*.json"), *building.glob("cost-*.json")):
         working.unlink(missing_ok=True)
-    write_manifest(building, header, rows)
+    kept = {path for row in rows for kind in ("image", "label") for path in listed(row[kind])}
+    for file in (*building.glob("images/*"), *building.glob("labels/*")):
+        if file.relative_to(building).as_posix() not in kept:
+            file.unlink()
 
 
 def pictures(folder: Path, manifest: dict[str, Any], most: int) -> tuple[np.ndarray, np.ndarray]:
     """First slices of a data set as shown: images (n, I, H, W) in [-1, 1] and labels (n, H, W)."""
-    white = np.atleast_1d(np.array(manifest["white"]))[:, None, None]
     images, labels = [], []
     for row in manifest["slices"][:most]:
         image = np.stack([read_plane(folder / path) for path in listed(row["image"])]).astype(np.float32)
-        images.append((image / (white / 2) - 1).astype(np.float32))
+        images.append((image / (white_of(manifest, row) / 2) - 1).astype(np.float32))
         label = read_plane(folder / row["label"]) if row["label"] else np.zeros(image.shape[1:])
         labels.append(label.astype(np.uint8))
     return np.stack(images), np.stack(labels)

@@ -18,7 +18,7 @@ from mri_minority.core.errors import AuditError, DataError, UsageError
 from mri_minority.diffusion.kernel import sigma_path
 from mri_minority.diffusion.state import decode
 from mri_minority.evaluate.attributes import attribute_names, measure
-from mri_minority.export.dataset import DataCard, write_data_card, write_manifest
+from mri_minority.export.dataset import DataCard, of_whom, white_of, write_data_card, write_manifest
 from mri_minority.export.labels import drop_specks
 from mri_minority.export.nifti import export_slice
 from mri_minority.report.figures import contact_sheet
@@ -26,6 +26,7 @@ from mri_minority.slices.store import SliceStore
 from mri_minority.training.precision import wants_bfloat16
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority_pipelines import given as drawing
+from mri_minority_pipelines import grain
 from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
@@ -35,7 +36,7 @@ from mri_minority_pipelines.given_sources import Base, Requested, StoreBases, ed
 from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
 from mri_minority_pipelines.label_maps import allowed_strata, read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
+from mri_minority_pipelines.pieces import Piece, work_through
 from mri_minority_pipelines.samplers import Sampler, build_sampler
 from mri_minority_pipelines.stages import synthesize
 from mri_minority_pipelines.stages.synthesize import Request
@@ -175,6 +176,7 @@ def run(
     maps = hashlib.sha256(b"".join(g.label.tobytes() for g in given))
     header["given_sha256"] = maps.hexdigest()  # an interrupted run goes on only with the same maps
     synthesize.begin(building, header)
+    grain.warn(model, tell)
     pieces = _pieces(given, request, sampler, net, device, header, card, building)
     tell(Event("synthesize", 0, len(given), {}))
     work_through(pieces, lambda n: tell(Event("synthesize", min(n * request.batch, len(given)), len(given), {})))
@@ -306,7 +308,9 @@ def _pieces(
         write_json_atomic(result, {**cost, "rows": rows})
 
     firsts = range(0, len(given), request.batch)
-    results = [building / f"block-{first:07d}.json" for first in firsts]
+    # A run that goes on may take other blocks, as its memory has room for: then they are drawn anew.
+    ends = [min(first + request.batch, len(given)) - 1 for first in firsts]
+    results = [building / f"block-{first:07d}-{last:07d}.json" for first, last in zip(firsts, ends, strict=True)]
     return [Piece(result, partial(block, first, result)) for first, result in zip(firsts, results, strict=True)]
 
 
@@ -328,10 +332,11 @@ def _write(
         "stratum_name": card["strata"]["names"][given.stratum],
         **{k: header[k] for k in ("seed", "method", "rarity", "levels", "sample", "model_sha256", "version")},
     }
-    white = np.array(header["white"] if given.white is None else given.white, np.float32)[:, None, None]
-    pixels = ((image + 1) / 2 * white).astype(np.float32)
+    own = {} if given.white is None else {"white": list(given.white)}
+    pixels = ((image + 1) / 2 * white_of({"white": header["white"]}, own)).astype(np.float32)
     return {
         **export_slice(folder, f"synth_{item:05d}", pixels, mask, affine, trace),
+        **own,
         "item": item,
         "stratum": given.stratum,
         "attributes": {name: round(value, 6) for name, value in values.items()},
@@ -352,9 +357,10 @@ def _finish(rows: list[dict[str, Any]], header: dict[str, Any], card: dict[str, 
         train_subjects=card["train_subjects"],
         begun_from=in_words(card),
         audit="Not run: these slices were not compared with the training slices. Do that before sharing them.",
+        about=of_whom(rows),
     )
-    write_data_card(building, replace(plain, warning=_DERIVED) if header["derived"] else plain)
-    forget_locks(building)
-    for working in (building / "header.json", *building.glob("block-*.json")):
-        working.unlink(missing_ok=True)
+    if header["derived"]:
+        plain = replace(plain, about=_DERIVED, derived=True)
+    write_data_card(building, plain)
+    synthesize.clear(building, rows)
     write_manifest(building, header, rows)

@@ -10,11 +10,12 @@ import torch
 from lightning_fabric import Fabric
 
 from mri_minority.core.errors import DataError, UsageError
-from mri_minority.minority.levels import LevelScale, fit_levels
+from mri_minority.minority.levels import LevelScale, check_levels, fit_levels
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.processes import fabric_for
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of
+from mri_minority_pipelines import grain
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.begin_from import where_from
 from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe
@@ -52,11 +53,15 @@ def run(
         DataError: The folder holds a model of other slices.
     """
     # The slices are what they are: a recipe cannot change how the store was cut.
-    recipe = recipe.model_copy(update={"prepare": PrepareConfig.model_validate(store.header["settings"])})
+    cut = PrepareConfig.model_validate(store.header["settings"]).with_classes(store.label_names)
+    recipe = recipe.model_copy(update={"prepare": cut})
     folder = ModelFolder(out)
     slices_hash = store.sha256
+    # What cannot work must fail before an hour of training: too many levels, a wrong name.
+    if part not in ("denoiser", "audit"):
+        _check_levels(recipe.classifier, store)
     if rarity != "minority":
-        scores = rarities.external_scores(rarity, store)  # a wrong name must fail before an hour of training
+        scores = rarities.external_scores(rarity, store)
     fabric = fabric_for(device)
     if (out / "model.json").is_file():
         if not store.is_known_as(folder.card()["store_sha256"]):
@@ -68,6 +73,7 @@ def run(
         fabric.barrier()
     if fabric.is_global_zero:
         calibrate_sizes.run(recipe.denoiser, store, folder, fabric.device, tell)
+        grain.warn(folder, tell)
     fabric.barrier()
     if part == "denoiser":
         return folder.card()
@@ -89,6 +95,14 @@ def run(
     if part == "all":
         _audit(recipe, store, folder, fabric, tell)
     return folder.card()
+
+
+def _check_levels(config: ClassifierConfig, store: SliceStore) -> None:
+    strata = torch.as_tensor(store.strata()[store.indices("train")])
+    try:
+        check_levels(strata, len(store.strata_names), config.levels)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _audit(
