@@ -95,7 +95,9 @@ def white_of(manifest: dict[str, Any], row: dict[str, Any]) -> npt.NDArray[np.fl
 
 def of_whom(rows: list[dict[str, Any]]) -> str:
     """What to say of synthetic slices: label maps that were not drawn may be somebody's."""
-    given = any(row["trace"].get("label_from", "drawn") != "drawn" for row in rows if row.get("synthetic", True))
+    given = any(
+        row.get("trace", {}).get("label_from", "drawn") != "drawn" for row in rows if row.get("synthetic", True)
+    )
     return _GIVEN_MAPS if given else _OF_NOBODY
 
 

@@ -15,7 +15,14 @@ import SimpleITK
 
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.export.dataset import DataCard, read_manifest, verify_dataset, write_data_card, write_manifest
+from mri_minority.export.dataset import (
+    DataCard,
+    of_whom,
+    read_manifest,
+    verify_dataset,
+    write_data_card,
+    write_manifest,
+)
 from mri_minority.export.nifti import DESCRIPTION, SliceFiles, export_slice
 from mri_minority.volumes.atomic import (
     sha256_of,
@@ -319,3 +326,11 @@ def test_the_umask_is_kept(tmp_path: Path, umask: int, mode: int) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == mode
+
+
+def test_a_card_says_whose_the_label_maps_are() -> None:
+    """Drawn maps are nobody's, given ones may be; a manifest of another program need not say."""
+    drawn, given = {"trace": {"label_from": "drawn"}}, {"trace": {"label_from": "training map"}}
+    assert "None is of a person" in of_whom([{}, {"trace": {}}, drawn])
+    assert "The label maps were not" in of_whom([drawn, given])
+    assert "None is of a person" in of_whom([drawn, {**given, "synthetic": False}])
