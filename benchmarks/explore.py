@@ -46,7 +46,9 @@ from mri_minority_pipelines.model_folder import build_denoiser, find_model
 
 SIGMAS = (0.1, 0.3, 1.0, 3.0)
 UNKNOWN = 40.0
-EMAS = (0.998, 0.9995)
+PARTS = (30, 9, 2)
+"""Averages over about the last 1/30, 1/9 (the recipe's) and 1/2 of the steps."""
+
 HELD, WORLD, WARMUP = 128, 4096, 50
 STRUCTURE = "ventricles"
 
@@ -164,7 +166,7 @@ def main() -> None:
 
 
 def tried(variant: Variant, store: SliceStore, seconds: float, other: str | None) -> dict[str, Any]:
-    """Train one form and judge it: {"start" or memory of the average: figures}."""
+    """Train one form and judge it: {"start" or parts of the average: figures}."""
     config = load_recipe("brain_t1_2mm").denoiser.model_copy(update=variant.settings)
     classes = len(store.label_names)
     torch.manual_seed(config.seed)
@@ -175,7 +177,7 @@ def tried(variant: Variant, store: SliceStore, seconds: float, other: str | None
     judge = _Judge(variant, store, net)
     found: dict[str, Any] = {"weights": sum(p.numel() for p in net.parameters()), "start": judge()}
     print("   start", found["start"], flush=True)
-    averages = {decay: Ema(net, decay) for decay in EMAS}
+    averages = {parts: Ema(net, 1.0, parts) for parts in PARTS}
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -204,10 +206,10 @@ def tried(variant: Variant, store: SliceStore, seconds: float, other: str | None
         for average in averages.values():
             average.update(net, step)
     found["steps"] = step
-    for decay, average in averages.items():
+    for parts, average in averages.items():
         with average.in_place_of_weights(net):
-            found[str(decay)] = judge()
-            print("   ema", decay, step, "steps", found[str(decay)], flush=True)
+            found[str(parts)] = judge()
+            print("   average over 1 /", parts, step, "steps", found[str(parts)], flush=True)
     return found
 
 
@@ -296,15 +298,15 @@ def _rmse(a: Tensor, b: Tensor) -> float:
 
 def table(found: dict[str, dict[str, Any]]) -> list[str]:
     """One row per form, with the memory of the average that suits it best; the start's row first."""
-    head = "| form | weights (M) | steps | EMA | " + " | ".join(f"sigma {s:g}" for s in SIGMAS)
+    head = "| form | weights (M) | steps | average | " + " | ".join(f"sigma {s:g}" for s in SIGMAS)
     lines = [f"{head} | 4 mm, sigma 1 | 4 mm, sigma 3 | Dice | R2 |", "|" + "---|" * 12]
     if "recipe" in found:
         lines.append(f"| the Gaussian start alone | | 0 | | {_cells(found['recipe']['start'])} |")
     for name, figures in found.items():
-        decay = min(map(str, EMAS), key=lambda d: sum(figures[d]["rmse_4mm"]))
+        parts = min(map(str, PARTS), key=lambda p: sum(figures[p]["rmse_4mm"]))
         weights = figures["weights"] / 1e6
         lines.append(
-            f"| {VARIANTS[name].what} | {weights:.1f} | {figures['steps']} | {decay} | {_cells(figures[decay])} |"
+            f"| {VARIANTS[name].what} | {weights:.1f} | {figures['steps']} | 1/{parts} | {_cells(figures[parts])} |"
         )
     return lines
 

@@ -97,9 +97,9 @@ class StoreWriter:
             write_text_atomic(self._journal, "".join(line + "\n" for line in lines[:-1]))
         return [_row(entry) for line in lines[:-1] for entry in json.loads(line)]
 
-    def done(self) -> frozenset[str]:
-        """Hashes of the source files that are in."""
-        return frozenset(row.sha256 for row in self.rows)
+    def done(self) -> frozenset[tuple[str, str]]:
+        """Series and hashes of the source files that are in."""
+        return frozenset((row.series, row.sha256) for row in self.rows)
 
     def append(self, cut: CutSlices, subject: str, series: str, sha256: str, split: str, kind: Kind = UNKNOWN) -> None:
         """Append one volume: arrays first, then one journal line that makes them count."""

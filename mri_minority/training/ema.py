@@ -10,21 +10,23 @@ from torch import Tensor, nn
 class Ema:
     """Averages a module's parameters, short memory first, up to a longest one.
 
-    The decay at step n is min(decay, (1 + n) / (10 + n)).
+    The decay at step n is min(decay, (1 + n) / (1 + parts + n)): the memory grows with the run, about its last
+    1/parts, until `decay` caps it (a power-function average, https://arxiv.org/abs/2312.02696, section 3.1).
 
     Args:
         module: What is averaged; read at every update.
-        decay: Longest memory, in [0, 1).
+        decay: Longest memory, in [0, 1].
+        parts: Of how many parts of the run so far the last is remembered.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, parts: float = 9.0) -> None:
         """Start from the module's present weights."""
-        self.decay = decay
+        self.decay, self.parts = decay, parts
         self.values: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
 
     def update(self, module: nn.Module, step: int) -> None:
         """Take in the weights after step `step` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (1 + self.parts + step))
         parameters = dict(module.named_parameters())
         names = list(self.values)
         with torch.no_grad():

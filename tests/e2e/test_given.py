@@ -555,6 +555,23 @@ def test_labels_for_images(model: Path, store: SliceStore, maps: Path, tmp_path:
         assert set(shares.round(3)) <= {0.0, 0.25, 0.5, 0.75}
 
 
+def test_a_bad_image_stops_no_labelling(model: Path, maps: Path, tmp_path: Path) -> None:
+    """It is named beside the maps; alone it is an error, and nothing is made."""
+    config = SampleConfig(steps=3, precision="float32")
+    draw(model, tmp_path / "set", Wish(labels=maps), count=1)
+    images = tmp_path / "set" / "images"
+    (images / "00 broken.nii.gz").write_bytes(b"no image")
+    done = label.run(images, ModelFolder(model), tmp_path / "out", config, 1, 0, CPU, silent)
+    assert (done["slices"], done["refused"]) == (2, 1)
+    assert "broken" in (tmp_path / "out.quarantine.tsv").read_text(encoding="utf-8")
+    assert not [file for file in (tmp_path / "out").rglob("*") if "broken" in file.name]
+    for file in images.iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(DataError, match="expected usable images"):
+        label.run(images, ModelFolder(model), tmp_path / "none", config, 1, 0, CPU, silent)
+    assert not (tmp_path / "none").exists()
+
+
 def test_votes_are_what_the_draws_say(model: Path, store: SliceStore) -> None:
     """One draw has no spread; more draws vote, and the same seed votes alike."""
     config = SampleConfig(steps=3, precision="float32")

@@ -1,8 +1,10 @@
 """Preparing into a place where something is already: the same images go on, others are never mixed in."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import nibabel as nib
 import numpy as np
@@ -31,10 +33,13 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
 def head(folder: Path, name: str, gain: float = 1.0) -> Path:
-    """One head of two classes and its label map; the second class is the smaller."""
+    """One head of two classes and its label map, a little unlike any other name's; the second class is the smaller."""
     label = np.zeros((16, 16, 12), np.uint8)
     label[4:12, 4:12, 1:11], label[6:9, 6:9, 3:8] = 1, 2
-    for kind, values in (("images", label * np.float32(50 * gain) + 5), ("labels", label)):
+    for kind, values in (
+        ("images", label * np.float32(50 * gain) + 5 + crc32(name.encode()) % 997 / 1e3),
+        ("labels", label),
+    ):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         suffix = "T1" if kind == "images" else "seg"
         nib.nifti1.Nifti1Image(values, AFFINE).to_filename(folder / kind / f"{name}_{suffix}.nii.gz")
@@ -130,6 +135,25 @@ def test_an_interrupted_run_of_other_images_is_begun_anew(tmp_path: Path) -> Non
     sides = [{row.subject for row in rows if row.split == split} for split in ("train", "holdout")]
     assert not sides[0] & sides[1]
     assert sides[1] == held_out_subjects(many, 0.25, seed)
+
+
+def test_one_image_under_two_names(tmp_path: Path) -> None:
+    """One person under two names is taken once, whenever the run was interrupted; twice under one name stays."""
+    for name in ("p1", "p2", "p3", "p4_visit1"):
+        head(tmp_path / "lab", name)
+    for kind, suffix in (("images", "T1"), ("labels", "seg")):
+        for name, other in (("p1", "z1"), ("p4_visit1", "p4_visit2")):
+            folder = tmp_path / "lab" / kind
+            shutil.copy(folder / f"{name}_{suffix}.nii.gz", folder / f"{other}_{suffix}.nii.gz")
+    with pytest.raises(KeyboardInterrupt):
+        prepare.run(CONFIG, [tmp_path / "lab"], tmp_path / "store", stopped(4))
+    for out in ("store", "at once"):
+        report = prepare.run(CONFIG, [tmp_path / "lab"], tmp_path / out, silent)
+        assert (report.volumes, report.quarantined) == (5, 1)
+        refused = (tmp_path / out / "quarantine.tsv").read_text(encoding="utf-8").splitlines()[1:]
+        assert ["z1_T1.nii.gz" in line and "than p1's" in line for line in refused] == [True]
+        series = {row.series for row in SliceStore(tmp_path / out).rows}
+        assert series == {f"{name}_T1" for name in ("p1", "p2", "p3", "p4_visit1", "p4_visit2")}
 
 
 def test_two_sites_with_the_same_file_names(tmp_path: Path) -> None:

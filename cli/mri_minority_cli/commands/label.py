@@ -39,4 +39,6 @@ def command(
         sentences = [f"label maps of {result['slices']} slices in {out}: research use only, no reference standard"]
         if spread is not None:
             sentences.append(f"inside them {spread:.1%} of the draws say another class; see spread/")
+        if result["refused"]:
+            sentences.append(f"{result['refused']} files were refused: {out}.quarantine.tsv says why")
         speech.result(result, sentences)

@@ -21,6 +21,7 @@ from mri_minority.export.labels import drop_specks
 from mri_minority.slices.store import SliceStore
 from mri_minority.slices.strata import Strata
 from mri_minority.volumes.atomic import sha256_of, shown, write_json_atomic, write_text_atomic
+from mri_minority.volumes.discover import write_quarantine
 from mri_minority.volumes.nifti import write_nifti
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event, publish_folder
@@ -131,10 +132,11 @@ def run(
 ) -> dict[str, Any]:
     """Label every slice of a store, or of the NIfTI files in a folder, and write maps, spreads and a manifest.
 
-    Interrupting is safe, but the same command begins anew.
+    A file that cannot be used stops nothing: `OUT.quarantine.tsv`, beside the maps because names may say who is shown,
+    lists it. Interrupting is safe, but the same command begins anew.
 
     Returns:
-        Where they are, how many, and the mean spread inside the labelled area.
+        Where they are, how many, the mean spread inside the labelled area, and how many files were refused.
 
     Raises:
         UsageError: The model draws no labels.
@@ -151,9 +153,13 @@ def run(
         return label_images(net, image, stratum, config, 1, seed, device)[0]
 
     is_store = (source / "store.json").is_file()
-    pictures = list(_of_store(source, card) if is_store else _of_files(source, model, drawn, tell))
+    refused: list[tuple[str, str]] = []
+    pictures = list(_of_store(source, card) if is_store else _of_files(source, model, drawn, tell, refused))
+    if refused:
+        write_quarantine(out.with_name(f"{out.name}.quarantine.tsv"), refused)
     if not pictures:
-        raise DataError(f"expected images (.nii or .nii.gz) in {shown(source)}, found none; check the path")
+        reasons = "; ".join(dict.fromkeys(reason for _, reason in refused)) or "none; check the path"
+        raise DataError(f"expected usable images (.nii or .nii.gz) in {shown(source)}, found {reasons[:400]}")
     building = out.with_name(f".{out.name}.building")
     if building.exists():  # an interrupted run may have been about other images: nothing of it is taken over
         shutil.rmtree(building)
@@ -178,6 +184,7 @@ def run(
         "out": str(out),
         "slices": len(rows),
         "mean_spread": round(float(inside.mean()), 4) if inside.size else None,
+        "refused": len(refused),
         "research_use_only": True,
     }
 
@@ -193,8 +200,14 @@ def _of_store(folder: Path, card: dict[str, Any]) -> Iterator[Picture]:
         yield Picture(f"slice_{at:05d}", store.read(np.array([at]))[0][0], stratum, affine, source)
 
 
-def _of_files(folder: Path, model: ModelFolder, drawn: Draws, tell: Callable[[Event], None]) -> Iterator[Picture]:
-    """Slices of NIfTI files.
+def _of_files(
+    folder: Path,
+    model: ModelFolder,
+    drawn: Draws,
+    tell: Callable[[Event], None],
+    refused: list[tuple[str, str]],
+) -> Iterator[Picture]:
+    """Slices of NIfTI files; of those that cannot be used file and reason go to `refused`.
 
     Each goes to the stratum whose mean image it resembles most; but where training measured heights in the head, slices
     of a volume go where theirs puts them.
@@ -211,8 +224,12 @@ def _of_files(folder: Path, model: ModelFolder, drawn: Draws, tell: Callable[[Ev
     files = [inside] if inside.is_file() else sorted([*inside.glob("*.nii"), *inside.glob("*.nii.gz")])
     for number, path in enumerate(files):
         tell(Event("read", number, len(files), {}))
-        scan = read_scan(path, settings)
-        place = _place(scan, settings, means, drawn)
+        try:
+            scan = read_scan(path, settings)
+            place = _place(scan, settings, means, drawn)
+        except DataError as error:
+            refused.append((str(path), str(error)))
+            continue
         by_head = settings.get("foreground", "labels") == "head" and len(scan.planes) > 1
         strata = Strata.from_json(card["strata"]).of(scan.heights())
         for index in range(len(scan.planes)):
