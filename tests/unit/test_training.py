@@ -135,6 +135,20 @@ def test_average_in_place_of_weights_and_back() -> None:
     assert net.training
 
 
+@pytest.mark.parametrize("parts", [30.0, 9.0, 2.0])
+def test_the_average_remembers_a_share_of_the_run(parts: float) -> None:
+    """Of weights that rise by one a step, a power-function average over n steps is n p / (p + 1); a cap shortens it."""
+    net, steps = nn.Linear(1, 1), 2000
+    means, capped = Ema(net, 1.0, parts), Ema(net, 0.99, parts)
+    for step in range(1, steps + 1):
+        nn.init.constant_(net.weight, float(step))
+        means.update(net, step)
+        capped.update(net, step)
+    assert float(means.values["weight"]) == pytest.approx(steps * parts / (parts + 1), rel=2e-3)
+    # Memory of 0.99 is 100 steps, the newest of which is this one.
+    assert float(capped.values["weight"]) == pytest.approx(max(steps * parts / (parts + 1), steps - 99), rel=2e-3)
+
+
 def test_memory_is_counted_from_what_autograd_keeps() -> None:
     """A product of two (n, n) matrices keeps both; only the one that is not a weight is counted, slice by slice."""
     net = nn.Linear(256, 256, bias=False)
