@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mri_minority.core.errors import MriMinorityError
+from mri_minority.training.stopping import asked_to_stop_is_interrupted
 
 if TYPE_CHECKING:
     from mri_minority_pipelines.events import Event
@@ -78,10 +79,11 @@ class Speech:
 
 @contextmanager
 def speaking(as_json: bool, debug: bool) -> Iterator[Speech]:
-    """Run a verb: errors made on purpose become one line and their exit code."""
+    """Run a verb: errors made on purpose become one line and their exit code, being asked to stop one of its own."""
     speech = Speech(as_json)
     try:
-        yield speech
+        with asked_to_stop_is_interrupted():
+            yield speech
     except MriMinorityError as error:
         speech.close()
         if debug:

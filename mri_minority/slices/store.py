@@ -143,7 +143,8 @@ class StoreWriter:
                 ]
             )
         write_text_atomic(self.folder / _TABLE, text.getvalue())
-        write_json_atomic(self.folder / "store.json", {"format": FORMAT, **header})
+        labels = _hash_of(self._arrays[1])
+        write_json_atomic(self.folder / "store.json", {"format": FORMAT, **header, "labels_sha256": labels})
         self._journal.unlink()
 
 
@@ -179,15 +180,18 @@ class SliceStore:
 
     @property
     def sha256(self) -> str:
-        """What the slices are known by: the hash of their table."""
-        return sha256_of(self.folder / _TABLE)
+        """What the slices are known by: a hash of their table and their label maps."""
+        labels = self.header.get("labels_sha256")  # stores of earlier versions do not say it
+        table = sha256_of(self.folder / _TABLE)
+        return table if labels is None else hashlib.sha256(f"{table} {labels}".encode()).hexdigest()
 
     def is_known_as(self, sha256: str) -> bool:
         """Whether a model or an audit that noted this hash means these slices.
 
-        Tables of the first format had no columns for sequence and site: the same slices, prepared again, are the same.
+        Earlier versions noted the table's hash alone, and tables of the first format had no columns for sequence and
+        site: the same slices, prepared again, are the same.
         """
-        if sha256 == self.sha256:
+        if sha256 in (self.sha256, sha256_of(self.folder / _TABLE)):
             return True
         with (self.folder / _TABLE).open(encoding="utf-8", newline="") as table:
             rows = list(csv.reader(table, delimiter="\t"))
@@ -247,6 +251,14 @@ class SliceStore:
         planes = np.asarray(image).astype(np.float32)
         planes = planes.reshape(len(planes), self.channels, *planes.shape[-2:])
         return planes, np.asarray(label).astype(np.uint8)
+
+
+def _hash_of(labels: zarr.Array[Any]) -> str:
+    """Hash of label maps (N, H, W), a piece at a time."""
+    found = hashlib.sha256()
+    for first in range(0, labels.shape[0], 512):
+        found.update(np.ascontiguousarray(labels[first : first + 512]).tobytes())
+    return found.hexdigest()
 
 
 def _row(entry: dict[str, Any]) -> Row:

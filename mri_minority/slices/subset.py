@@ -46,8 +46,12 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
             series.setdefault((row.sha256, row.series), []).append(position)
     if (folder / "store.json").is_file():
         written = SliceStore(folder)
-        if {(row.sha256, row.series) for row in written.rows} != set(series):
-            raise DataError(f"expected these {len(subjects)} subjects in {folder}, found others; choose another folder")
+        same = written.header.get("subset_of", store.sha256) == store.sha256  # earlier versions do not say it
+        if not same or {(row.sha256, row.series) for row in written.rows} != set(series):
+            raise DataError(
+                f"expected these {len(subjects)} subjects of {store.folder} in {folder}, found others, or other maps; "
+                "choose another folder"
+            )
         return written
     size = tuple(store.header["settings"]["size"])
     writer = StoreWriter(folder, (size[0], size[1]), store.channels)
@@ -66,6 +70,7 @@ def write_subset(store: SliceStore, subjects: list[str], folder: Path) -> SliceS
         kind = (rows[0].sequence, rows[0].site)
         writer.append(cut, rows[0].subject, name, sha256, rows[0].split, kind)
     stratum = {(row.sha256, row.series, row.index): row.stratum for row in store.rows}
-    header = {key: value for key, value in store.header.items() if key != "format"} | {"volumes": len(series)}
+    header = {key: value for key, value in store.header.items() if key != "format"}
+    header |= {"volumes": len(series), "subset_of": store.sha256}
     writer.finish([stratum[row.sha256, row.series, row.index] for row in writer.rows], header)
     return SliceStore(folder)

@@ -65,5 +65,6 @@ def load_run(path: Path, module: nn.Module, ema: Ema, optimiser: torch.optim.Opt
     for key, value in tensors.items():
         if key.startswith("optimiser."):
             name, entry = key.removeprefix("optimiser.").rsplit("/", 1)
-            optimiser.state[parameters[name]][entry] = value
+            # The fused optimiser wants all of its state, step counts included, where the weights are.
+            optimiser.state[parameters[name]][entry] = value.to(parameters[name].device)
     return notes

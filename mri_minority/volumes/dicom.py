@@ -115,8 +115,10 @@ def foreign_parser(name: str) -> Iterator[None]:
         ) from None
 
 
-def find_series(folder: Path) -> tuple[list[DicomSeries], list[tuple[Path, str]]]:
-    """Find the MR series in a folder and all below it, whatever the files are called and however they are mixed.
+def find_series(*folders: Path) -> tuple[list[DicomSeries], list[tuple[Path, str]]]:
+    """Find the MR series in folders and all below them, whatever the files are called and however they are mixed.
+
+    A patient's key is the same in all that are found together, so folders that belong together must be given together.
 
     Returns:
         The series in a stable order, and the files that look like DICOM but cannot be read, with the reason.
@@ -124,7 +126,7 @@ def find_series(folder: Path) -> tuple[list[DicomSeries], list[tuple[Path, str]]
     groups: list[_Group] = []
     by_uid: defaultdict[str, list[_Group]] = defaultdict(list)
     broken: list[tuple[Path, str]] = []
-    for path in _dicom_files(folder):
+    for path in _each_once(folders):
         try:
             with foreign_parser(path.name):
                 header = _header(path)
@@ -194,6 +196,21 @@ class _Said:
         if self.patient != other.patient:
             problem = "expected one patient in a series, found two under one SeriesInstanceUID; separate them"
         return replace(self, problem=problem, anonymous=self.anonymous and other.anonymous)
+
+
+def has_dicom(folder: Path) -> bool:
+    """Whether a file in a folder or below looks like DICOM."""
+    return next(_dicom_files(folder), None) is not None
+
+
+def _each_once(folders: tuple[Path, ...]) -> Iterator[Path]:
+    """Files of all folders; of folders within each other, each file once."""
+    seen: set[Path] = set()
+    for path in (path for folder in folders for path in _dicom_files(folder)):
+        place = path.parent.resolve() / path.name
+        if place not in seen:
+            seen.add(place)
+            yield path
 
 
 def _dicom_files(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown, write_text_atomic
 from mri_minority.volumes.datalist import Datalist, read_datalist
-from mri_minority.volumes.dicom import DicomSeries, find_series
+from mri_minority.volumes.dicom import DicomSeries, find_series, has_dicom
 from mri_minority.volumes.sites import sites_of_table
 
 _NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
@@ -82,7 +82,8 @@ def discover(sources: list[Path]) -> list[Found]:
     Understands a single file, a flat folder, `images/` + `labels/`, nnU-Net raw (`imagesTr/` + `labelsTr/`), lists in a
     `dataset.json` (MONAI, Decathlon), BIDS, and folders of DICOM files with whatever is below them.
     A label map belongs to the image whose name shares the longest beginning with it, up to a separator, if what
-    follows in one of the names is only a sequence or label word (`_T1`, `_seg`) and in the other holds no number.
+    follows in one of the names is only a sequence or label word (`_T1`, `_seg`) and in the other holds no number. That
+    holds for files named one by one too. DICOM folders are read as one, however many there are.
 
     Args:
         sources: NIfTI files, lists and folders. Hidden files are left out.
@@ -94,16 +95,27 @@ def discover(sources: list[Path]) -> list[Found]:
     Raises:
         DataError: A source is missing, cannot be read, is another kind of file, or holds no image.
     """
-    found: dict[tuple[Path, str], Found] = {}
+    found: list[Found] = []
+    alone: defaultdict[Path, list[Path]] = defaultdict(list)
+    of_dicom: list[Path] = []
     for source in sources:
         try:
-            here = _at(source)
+            if source.is_dir():
+                found += _in_folder(source, of_dicom)
+            elif source.suffix.lower() == ".json" and source.exists():
+                found += _listed(read_datalist(source))
+            else:
+                alone[source.parent].append(_checked_file(source))
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise DataError(f"expected a readable folder, {shown(source)} is not: {reason}; check the path") from error
-        for item in here:
-            found.setdefault((item.image.parent.resolve() / item.image.name, item.series), item)
-    return list(found.values())
+    for folder, files in alone.items():
+        found += _one_by_one(folder, files)
+    found += _of_dicom(of_dicom)
+    once: dict[tuple[Path, str], Found] = {}
+    for item in found:
+        once.setdefault((item.image.parent.resolve() / item.image.name, item.series), item)
+    return list(once.values())
 
 
 def kind_of(word: str) -> str:
@@ -171,28 +183,40 @@ def write_quarantine(path: Path, rows: list[tuple[str, str]]) -> None:
     write_text_atomic(path, "".join(line + "\n" for line in lines))
 
 
-def _at(source: Path) -> list[Found]:
-    if source.is_dir():
-        found = _in_folder(source)
-        if not found:
-            raise DataError(f"expected NIfTI or DICOM images in {shown(source)}, found none; give {_LAYOUTS}")
-        return found
+def _checked_file(source: Path) -> Path:
+    """A source that is no folder and no list."""
     if not source.exists() and not source.is_symlink():
         raise DataError(f"expected a NIfTI file or a folder of them, {shown(source)} does not exist; check the path")
-    if source.suffix.lower() == ".json":
-        return _listed(read_datalist(source))
     if not _NIFTI.search(source.name):
         raise DataError(f"expected a .nii or .nii.gz file or a folder of them, found {shown(source)}; convert it first")
-    return _pair([source], [], False)
+    return source
 
 
-def _in_folder(folder: Path) -> list[Found]:
+def _one_by_one(folder: Path, files: list[Path]) -> list[Found]:
+    """Files of one folder that were named one by one: label maps lie where they would if the folder had been given."""
+    images = [path for path in files if not _is_label(path)]
+    if not images:
+        raise DataError(
+            f"expected an image, {shown(files[0])} is called as label maps are; give the image, or the folder"
+        )
+    numbered = folder.name == "imagesTr"
+    beside = next((folder.parent / maps for name, maps in _PAIRS if name == folder.resolve().name), folder)
+    maps = [path for path in _niftis(beside) if beside != folder or _is_label(path)] if beside.is_dir() else []
+    return _pair(images, maps, numbered and _ends_in_channels(images, maps, True))
+
+
+def _in_folder(folder: Path, of_dicom: list[Path]) -> list[Found]:
+    """Images in a folder; one of DICOM files is put off, as patients are told apart among all of them together."""
     listed = read_datalist(folder / "dataset.json") if (folder / "dataset.json").is_file() else None
     if listed is not None and listed.lists:
         return _listed(listed)
     found = _by_name(folder, listed.channels if listed else {})
+    if not found and not has_dicom(folder):
+        raise DataError(f"expected NIfTI or DICOM images in {shown(folder)}, found none; give {_LAYOUTS}")
+    if not found:
+        of_dicom.append(folder)
     sites = sites_of_table(folder / "participants.tsv")
-    return [replace(item, site=sites.get(item.subject, "")) for item in found] or _of_dicom(folder)
+    return [replace(item, site=sites.get(item.subject, "")) for item in found]
 
 
 def _by_name(folder: Path, channel_names: dict[int, str]) -> list[Found]:
@@ -242,9 +266,15 @@ def _listed(listed: Datalist) -> list[Found]:
     return found
 
 
-def _of_dicom(folder: Path) -> list[Found]:
-    """Series of DICOM files, and the files that look like DICOM but cannot be read."""
-    series, broken = find_series(folder)
+def _of_dicom(folders: list[Path]) -> list[Found]:
+    """Series of DICOM files, and the files that look like DICOM but cannot be read.
+
+    Raises:
+        DataError: There are files, but none is an image.
+    """
+    series, broken = find_series(*folders)
+    if folders and not series and not broken:
+        raise DataError(f"expected images among the DICOM files in {shown(folders[0])}, found none; give {_LAYOUTS}")
     found = [
         Found(s.frames[0].file, None, s.subject, s.series, s.problem, s.sequence, None, s, s.scanner, s.study)
         for s in series

@@ -18,6 +18,23 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Network(_Settings):
+    """Whatever has a network of MONAI's in it."""
+
+    channels: tuple[int, ...] = (32,)
+
+    @model_validator(mode="after")
+    def _network_can_be_built(self) -> "_Network":
+        if not self.channels or any(width < 1 or width % 32 for width in self.channels):
+            raise ValueError(f"expected `channels` in multiples of 32, found {list(self.channels)}")
+        attention = getattr(self, "attention", self.channels)
+        if len(attention) != len(self.channels):
+            raise ValueError(
+                f"expected `attention` for each of {len(self.channels)} `channels`, found {len(attention)}"
+            )
+        return self
+
+
 class PrepareConfig(_Settings):
     """From volumes to the slice store."""
 
@@ -56,7 +73,7 @@ class PrepareConfig(_Settings):
         return len(several[0]) if several else 1
 
 
-class FineConfig(_Settings):
+class FineConfig(_Network):
     """The second network, for low noise only; what is not here is as for the first."""
 
     border: float = Field(2.0, gt=0)
@@ -70,7 +87,7 @@ class FineConfig(_Settings):
     minutes: float = Field(30.0, gt=0)
 
 
-class DenoiserConfig(_Settings):
+class DenoiserConfig(_Network):
     """The denoiser: Gaussian start, network, training."""
 
     rank: int = Field(96, ge=0)
@@ -117,7 +134,7 @@ class ScoreConfig(_Settings):
     seed: int = 0
 
 
-class _NoisyConfig(_Settings):
+class _NoisyConfig(_Network):
     """Training of a small network that looks at noisy slices."""
 
     channels: tuple[int, ...] = (32, 64, 96)

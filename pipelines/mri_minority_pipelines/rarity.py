@@ -1,6 +1,7 @@
 """What "rare" means: one number per slice, whatever its source. Levels and classifier do not care which."""
 
 import csv
+import hashlib
 import re
 from pathlib import Path
 
@@ -21,7 +22,10 @@ def slug(rarity: str) -> str:
     kind, _, rest = rarity.partition(":")
     if kind == "file":
         rest = Path(rest).stem
-    return re.sub(r"[^A-Za-z0-9_]+", "-", f"{kind}-{rest}" if rest else kind)
+    name = f"{kind}-{rest}" if rest else kind
+    # Letters of other scripts all become the same dash: the hash tells their names apart.
+    end = "" if name.isascii() else f"-{hashlib.sha256(name.encode('utf-8', 'backslashreplace')).hexdigest()[:8]}"
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name) + end
 
 
 def without_folders(rarity: str) -> str:

@@ -116,6 +116,18 @@ def test_keys_cannot_be_found_by_trying_numbers(tmp_path: Path) -> None:
     assert len({s.subject for s in together}) == 1
 
 
+def test_a_patient_in_two_folders_is_one(tmp_path: Path) -> None:
+    """Given together, folders are read together: one key, and one volume of a series that lies in both."""
+    write_series(tmp_path / "a", HEAD, AFFINE, uid="a", patient="1234567")
+    write_series(tmp_path / "b", HEAD, AFFINE, uid="b", patient="1234567")
+    for number in range(5, 10):
+        (tmp_path / "a" / f"{number:04d}.dcm").rename(tmp_path / "b" / f"1{number:04d}.dcm")
+    found = discover([tmp_path / "a", tmp_path / "b", tmp_path / "b"])
+    assert [(len(item.dicom.frames), item.problem) for item in found if item.dicom] == [(10, None), (10, None)]
+    assert len({item.subject for item in found}) == 1
+    assert {item.subject for item in discover([tmp_path])} == {item.subject for item in found}
+
+
 def remove(*numbers: int) -> Callable[[list[Path]], None]:
     def change(files: list[Path]) -> None:
         for number in numbers:

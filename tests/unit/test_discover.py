@@ -240,12 +240,19 @@ def test_four_digits_are_a_channel_only_when_all_agree(tmp_path: Path, names: li
 
 
 def test_single_files(tmp_path: Path) -> None:
-    touch(tmp_path, "b_T1.nii", "a_T1.nii.gz", "a_seg.nii.gz")
-    found = discover([tmp_path / "b_T1.nii", tmp_path / "a_T1.nii.gz"])
-    assert found == [
+    """Named one by one, `*.nii.gz` of a shell for example, they are what they are in their folder."""
+    touch(tmp_path, "b_T1.nii", "a_T1.nii.gz", "a_seg.nii.gz", "n/imagesTr/c_0000.nii.gz", "n/labelsTr/c.nii.gz")
+    expected = [
         Found(tmp_path / "b_T1.nii", None, "b", "b_T1"),
-        Found(tmp_path / "a_T1.nii.gz", None, "a", "a_T1"),
+        Found(tmp_path / "a_T1.nii.gz", tmp_path / "a_seg.nii.gz", "a", "a_T1"),
     ]
+    files = [tmp_path / "b_T1.nii", tmp_path / "a_T1.nii.gz"]
+    assert discover(files) == expected
+    assert discover([tmp_path / "a_seg.nii.gz", *files]) == expected
+    (channel,) = discover([tmp_path / "n" / "imagesTr" / "c_0000.nii.gz"])
+    assert (channel.label, channel.subject, channel.channel) == (tmp_path / "n" / "labelsTr" / "c.nii.gz", "c", 0)
+    with pytest.raises(DataError, match="called as label maps are"):
+        discover([tmp_path / "a_seg.nii.gz"])
 
 
 def test_sources_that_overlap_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

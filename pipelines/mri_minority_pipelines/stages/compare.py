@@ -13,7 +13,7 @@ import torch
 from mri_minority import __version__
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.diffusion.solvers import SOLVERS
-from mri_minority.evaluate.attributes import size_attribute
+from mri_minority.evaluate.attributes import attribute_names, size_attribute
 from mri_minority.export.dataset import read_manifest
 from mri_minority.report.figures import contact_sheet
 from mri_minority.slices.store import SliceStore
@@ -24,7 +24,7 @@ from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.measures import Judge, SliceSet, build_judge
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.samplers import METHODS, low_density_file, parse_method
+from mri_minority_pipelines.samplers import METHODS, build_sampler, low_density_file, parse_method
 from mri_minority_pipelines.stages import synthesize
 from mri_minority_pipelines.stages.audit import Auditor
 from mri_minority_pipelines.stages.audit_set import auditor_at_hand
@@ -97,6 +97,12 @@ def run(
         raise DataError(f"expected the slices that {model.path} was trained on, {store.folder} holds others")
     attribute = _attribute(asked, card)
     methods, notes = _methods(asked, config, model, card)
+    if attribute not in attribute_names(card["label_names"]):
+        raise UsageError(
+            f"expected an attribute among {', '.join(attribute_names(card['label_names']))}, found {attribute!r}"
+        )
+    for method in methods:  # what is missing must be missed before the first is drawn
+        build_sampler(method, asked.wanted, asked.rarity, config, model, device)
     header = {
         "version": __version__,
         "model_sha256": model.fingerprint(),

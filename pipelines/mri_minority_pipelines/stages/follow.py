@@ -21,8 +21,10 @@ Report = Callable[[Journal, Progress], None]
 """Looks at the network as it stands (averaged weights, evaluation mode) and logs what it sees."""
 
 
-def plan_of(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig, checkpoint: Path) -> Plan:
-    """The training plan that a configuration asks for."""
+def plan_of(
+    config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig, checkpoint: Path, learns: str | None = None
+) -> Plan:
+    """The training plan that a configuration asks for; `learns` is a hash of what is learnt, beside the settings."""
     return Plan(
         Budget(config.max_steps, 60 * config.minutes),
         config.batch,
@@ -32,7 +34,7 @@ def plan_of(config: DenoiserConfig | ClassifierConfig | DiscriminatorConfig, che
         config.ema,
         checkpoint,
         config.checkpoint_seconds,
-        frozen(config),
+        frozen(config) | ({"learns": learns} if learns else {}),
     )
 
 

@@ -1,5 +1,6 @@
 """train: denoiser, scores, levels and classifier; each part is skipped when it is there already."""
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +13,22 @@ from lightning_fabric import Fabric
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.minority.levels import LevelScale, check_levels, fit_levels
 from mri_minority.slices.store import SliceStore
+from mri_minority.training.loop import rows_of
 from mri_minority.training.processes import fabric_for
 from mri_minority.transforms.spatial import AXES
-from mri_minority.volumes.atomic import sha256_of
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic
 from mri_minority_pipelines import grain
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.begin_from import where_from
-from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe
+from mri_minority_pipelines.config import ClassifierConfig, PrepareConfig, Recipe, ScoreConfig
+from mri_minority_pipelines.distances import distance_of
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.given_sources import check_fit
 from mri_minority_pipelines.model_folder import ModelFolder, load_world
 from mri_minority_pipelines.stages import audit as audit_stage
 from mri_minority_pipelines.stages import calibrate_sizes, segmenter, train_classifier, train_denoiser
 from mri_minority_pipelines.stages import score as score_stage
+from mri_minority_pipelines.stages.follow import plan_of
 
 Part = Literal["all", "denoiser", "score", "classifier", "audit"]
 
@@ -49,8 +54,8 @@ def run(
         tell: Receives progress.
 
     Raises:
-        UsageError: A rarity that does not exist.
-        DataError: The folder holds a model of other slices.
+        UsageError: A rarity that does not exist, or settings that contradict the model or each other.
+        DataError: The folder holds a model of other slices, finished or not.
     """
     # The slices are what they are: a recipe cannot change how the store was cut.
     cut = PrepareConfig.model_validate(store.header["settings"]).with_classes(store.label_names)
@@ -60,13 +65,20 @@ def run(
     # What cannot work must fail before an hour of training: too many levels, a wrong name.
     if part not in ("denoiser", "audit"):
         _check_levels(recipe.classifier, store)
+        _check_distance(recipe.score, rarity, store, device)
     if rarity != "minority":
         scores = rarities.external_scores(rarity, store)
     fabric = fabric_for(device)
+    rows_of(plan_of(recipe.denoiser, out), fabric.global_rank, fabric.world_size)
+    rows_of(plan_of(recipe.classifier, out), fabric.global_rank, fabric.world_size)
     if (out / "model.json").is_file():
         if not store.is_known_as(folder.card()["store_sha256"]):
             raise DataError(f"{out} is a model of other slices than {store.folder}; choose another --out")
+        check_fit(store, folder.card())
+        if part not in ("denoiser", "audit"):
+            _check_same_scale(recipe, rarity, folder)
     else:
+        _begin(out, slices_hash, fabric)
         train_denoiser.run(recipe.denoiser, store, out, fabric, tell)
         if fabric.is_global_zero:
             folder.write_card(_first_card(recipe, store, slices_hash))
@@ -95,6 +107,55 @@ def run(
     if part == "all":
         _audit(recipe, store, folder, fabric, tell)
     return folder.card()
+
+
+def _begin(out: Path, slices_hash: str, fabric: Fabric) -> None:
+    """Note whose slices an unfinished model learns from; the card, which says it, comes last.
+
+    Raises:
+        DataError: It was begun with others: it would know people whom its card, and the copy audit, do not.
+    """
+    said = out / ".training" / "begun.json"
+    if said.is_file() and json.loads(said.read_text(encoding="utf-8"))["slices_sha256"] != slices_hash:
+        raise DataError(f"the training in {out} was begun with other slices; choose another --out, or remove {out}")
+    fabric.barrier()
+    if fabric.is_global_zero:
+        write_json_atomic(said, {"slices_sha256": slices_hash})
+
+
+def _check_same_scale(recipe: Recipe, rarity: str, folder: ModelFolder) -> None:
+    """Refuse to score anew for a classifier that was trained on other scores: thresholds and weights would part.
+
+    Raises:
+        UsageError: The model has this classifier, with other levels or another score.
+    """
+    entry = folder.card()["classifiers"].get(rarities.slug(rarity))
+    if entry is None:
+        return
+    cure = "choose another --out, or give the recipe that the model was trained with"
+    if entry["levels"] != recipe.classifier.levels:
+        raise UsageError(
+            f"expected {entry['levels']} levels, as the classifier for {rarity} in {folder.path} has, found "
+            f"{recipe.classifier.levels}; {cure}"
+        )
+    if rarity == "minority" and ScoreConfig.model_validate(entry["score"]).model_dump() != recipe.score.model_dump():
+        raise UsageError(
+            f"expected the score {entry['score']} of the classifier in {folder.path}, found another; {cure}"
+        )
+
+
+def _check_distance(config: ScoreConfig, rarity: str, store: SliceStore, device: torch.device) -> None:
+    """Refuse a distance that cannot be measured on these slices.
+
+    Raises:
+        UsageError: It needs labels that are not there, or a network that is not.
+        DataError: Its network cannot be read.
+    """
+    if rarity != "minority":
+        return
+    if config.distance == "labels" and not store.label_names:
+        raise UsageError(f"expected slices with labels for --distance labels, {store.folder} has none")
+    distance_of(config, device, store.channels)
 
 
 def _check_levels(config: ClassifierConfig, store: SliceStore) -> None:

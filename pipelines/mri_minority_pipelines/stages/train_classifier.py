@@ -1,5 +1,6 @@
 """train, last part: levels from scores, and the classifier that recognises them under noise."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -64,7 +65,7 @@ def run(
     torch.manual_seed(config.seed)
     net = build_classifier(world, config, scale.levels).to(fabric.device).train()
     checkpoint = out.with_suffix(".partial.safetensors")
-    plan = plan_of(config, checkpoint)
+    plan = plan_of(config, checkpoint, hashlib.sha256(level.numpy().tobytes()).hexdigest())
     seen: dict[str, dict[str, Any]] = {}
 
     def report(journal: Journal, progress: Progress) -> None:
@@ -115,6 +116,8 @@ class _Loss:
         sigma = log_sigma.exp().expand(-1, len(groups.sizes)).to(self.device)
         items = list(range(config.batch))[rows]
         eps = normal_for(config.seed, items, tuple(x_0.shape[1:]), "classifier noise", step).to(self.device)
+        # MONAI's encoder ends in a dropout, which takes its chances from the global generator.
+        torch.manual_seed(generator_for(config.seed, "dropout", step, rows.start).initial_seed())
         with autocast(self.device, self.bfloat16):
             outputs = network(add_noise(x_0, sigma, eps, groups), sigma, stratum.to(self.device))
         log_p = log_probabilities(config.head, outputs, self.levels)

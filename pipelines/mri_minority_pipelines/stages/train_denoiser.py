@@ -35,7 +35,7 @@ from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import build_denoiser, load_world, save_world
 from mri_minority_pipelines.stages.follow import follow, plan_of
 
-_FIT_SLICES = 8192
+_FIT_SLICES, _FIT_OF_STRATUM = 8192, 64
 _REPORT_SIGMAS = (0.05, 0.1, 0.3, 1.0, 3.0)
 _SHOWN = 8
 
@@ -193,12 +193,15 @@ def held_out_errors(
 
 
 def fit_world(config: DenoiserConfig, store: SliceStore, path: Path, tell: Callable[[Event], None]) -> None:
-    """Fit the Gaussian world to the training slices (at most 8192 of them) and write it."""
+    """Fit the Gaussian world to the training slices (some 8192 of them) and write it."""
     index = store.indices("train")
     tell(Event("note", 0, 0, {"text": f"fitting the Gaussian world to {min(len(index), _FIT_SLICES)} slices"}))
     generator = generator_for(config.seed, "world")
     if len(index) > _FIT_SLICES:
-        index = index[np.sort(torch.randperm(len(index), generator=generator)[:_FIT_SLICES].numpy())]
+        order, strata = torch.randperm(len(index), generator=generator).numpy(), store.strata()[index]
+        # Of a small stratum the first of them may hold next to nothing.
+        some = [order[strata[order] == t][:_FIT_OF_STRATUM] for t in np.unique(strata)]
+        index = index[np.unique(np.concatenate([order[:_FIT_SLICES], *some]))]
     image, label = store.read(index)
     classes = len(store.label_names)
     x_0 = encode(torch.as_tensor(image), torch.as_tensor(label), classes)

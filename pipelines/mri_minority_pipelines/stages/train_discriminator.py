@@ -156,6 +156,7 @@ def _train(
         sigma = log_sigma.exp().repeat(2, len(judge.groups.sizes))
         x = add_noise(x_0, sigma, torch.randn(x_0.shape, generator=generator), judge.groups).to(device)
         both = torch.cat([stratum, fake_stratum[chosen]]).to(device)
+        torch.manual_seed(generator_for(config.seed, "dropout", step).initial_seed())  # MONAI's encoder ends in one
         with autocast(device, fast):
             logit = network(x, sigma.to(device), both)[:, 0]
         return functional.binary_cross_entropy_with_logits(logit, truth)
@@ -181,9 +182,10 @@ def _report(
     device: torch.device,
 ) -> dict[str, float | None]:
     """AUROC per noise level between held-out real slices (none: empty) and drawn ones the judge has not seen."""
-    index = store.indices("holdout")[: len(fakes)]
+    index = store.indices("holdout")
     if not len(index):
         return {}
+    index = index[np.linspace(0, len(index) - 1, min(len(fakes), len(index))).astype(int)]  # of all people and heights
     image, label = store.read(index)
     real = encode(torch.as_tensor(image), torch.as_tensor(label), len(store.label_names))
     x_0 = torch.cat([real, fakes])
