@@ -13,8 +13,9 @@ import pydicom
 from nibabel.filebasedimages import ImageFileError
 from pydicom.errors import InvalidDicomError
 
+from mri_minority import __version__
 from mri_minority.core.errors import DataError
-from mri_minority.export.nifti import DESCRIPTION, listed
+from mri_minority.export.nifti import DERIVED, DESCRIPTION, listed
 from mri_minority.volumes.atomic import sha256_of, write_json_atomic, write_text_atomic
 
 FORMAT = 1
@@ -93,12 +94,14 @@ def white_of(manifest: dict[str, Any], row: dict[str, Any]) -> npt.NDArray[np.fl
     return white[:, None, None]
 
 
+def is_of_nobody(rows: list[dict[str, Any]]) -> bool:
+    """Whether all of a synthetic slice was drawn: label maps that were not may be somebody's."""
+    return all(row.get("trace", {}).get("label_from", "drawn") == "drawn" for row in rows if row.get("synthetic", True))
+
+
 def of_whom(rows: list[dict[str, Any]]) -> str:
-    """What to say of synthetic slices: label maps that were not drawn may be somebody's."""
-    given = any(
-        row.get("trace", {}).get("label_from", "drawn") != "drawn" for row in rows if row.get("synthetic", True)
-    )
-    return _GIVEN_MAPS if given else _OF_NOBODY
+    """What to say of synthetic slices."""
+    return _OF_NOBODY if is_of_nobody(rows) else _GIVEN_MAPS
 
 
 def write_data_card(folder: Path, card: DataCard) -> None:
@@ -278,11 +281,11 @@ def _format_problems(path: Path, kind: str, row: dict[str, Any]) -> list[str]:
         return [f"cannot be read ({type(error).__name__})"]
     header = picture.header
     spacing_mm = header.get_zooms()
+    mark = (DERIVED if row.get("trace", {}).get("derived") else DESCRIPTION).removesuffix(__version__)
     checks = {
         "is not (H, W, 1)": len(picture.shape) == 3 and picture.shape[2] == 1,
         "has the wrong data type": picture.get_data_dtype() == (np.float32 if kind == "image" else np.uint8),
-        "is not marked synthetic": header["descrip"].item().decode("ascii", "replace") == DESCRIPTION
-        or header["descrip"].item().startswith(b"SYNTHETIC mri-minority"),
+        f"is not marked {mark.split()[0].lower()}": header["descrip"].item().startswith(mark.encode()),
         "has no sform or qform": int(header["sform_code"]) > 0 and int(header["qform_code"]) > 0,
         "is thinner than its pixels are wide": spacing_mm[2] >= max(spacing_mm[:2]) - 1e-4,
         "lies elsewhere than the manifest says": np.allclose(picture.affine, row["affine"], atol=1e-3),

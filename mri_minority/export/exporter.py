@@ -51,6 +51,16 @@ class Case:
         """Whether it is of a real subject kept for testing."""
         return not self.synthetic and self.fold is None
 
+    def of_whom(self) -> str:
+        """Whether a synthetic slice is of anybody, in words: a label map that was given may be."""
+        drawn = self.row.get("trace", {}).get("label_from", "drawn") == "drawn"
+        return "of no person" if drawn else "label map given, perhaps a person's"
+
+    def content_sha256(self) -> str:
+        """Hash of image, label map and place."""
+        parts = [self.image, self.affine] if self.label is None else [self.image, self.affine, self.label]
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
     def image_bytes(self) -> list[bytes]:
         """The image channels as .nii.gz."""
         return [self._encoded(plane) for plane in self.image]

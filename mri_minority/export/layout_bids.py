@@ -51,7 +51,7 @@ class BidsExporter:
 
 def _sidecar(case: Case, label: bool) -> dict[str, object]:
     common: dict[str, object] = {
-        "Description": "Generated slice; of no person. One plane, at the average place of such slices.",
+        "Description": f"Generated slice; {case.of_whom()}. One plane, at the place that its affine says.",
         "SpatialReference": "orig",
         "SliceThickness": round(case.thickness_mm, 4),
         "Synthetic": True,
@@ -71,7 +71,7 @@ def _write_dataset_files(folder: Path, participants: list[str]) -> None:
                 {
                     "Name": "mri-minority",
                     "Version": __version__,
-                    "Description": "Drawn by a diffusion model; no image in this data set is of a person.",
+                    "Description": "Drawn by a diffusion model; README.md says of whom images and label maps are.",
                 }
             ],
         },
@@ -83,7 +83,7 @@ def _write_dataset_files(folder: Path, participants: list[str]) -> None:
         {
             "synthetic": {
                 "Description": "Whether the slice was generated",
-                "Levels": {"true": "generated, of no person"},
+                "Levels": {"true": "the image was generated"},
             }
         },
     )

@@ -17,6 +17,9 @@ from mri_minority.volumes.nifti import nifti_bytes
 DESCRIPTION = f"SYNTHETIC mri-minority {__version__}"
 """The header field that every written file carries."""
 
+DERIVED = f"DERIVED from a person, mri-minority {__version__}"
+"""The same of slices that are people's scans, changed."""
+
 _MAX_NAME = 200
 
 
@@ -58,7 +61,8 @@ def export_slice(
         label: uint8 (H, W), or None.
         affine: (4, 4), pixel (i, j, 0) -> RAS+ millimetres. Its column 2 is made the plane's normal, and lifted to
             the largest in-plane spacing; the pixels, all at k = 0, stay where they are.
-        trace: How the slice was made (JSON-able); goes into the header, with the true thickness.
+        trace: How the slice was made (JSON-able); goes into the header, with the true thickness. Where it says
+            `derived`, the files are marked as somebody's, and not as synthetic.
 
     Returns:
         The manifest's row: file names, hashes, affine, true thickness, trace.
@@ -70,7 +74,8 @@ def export_slice(
     lifted, true_mm = lift_thickness(squared(affine))
     trace = {**trace, "true_thickness_mm": round(true_mm, 4)}
     paths, label_path = [f"images/{file}" for file in channel_files(name, len(image))], f"labels/{name}.nii.gz"
-    hashes = [_write(folder / path, plane, lifted, trace) for path, plane in zip(paths, image, strict=True)]
+    says = DERIVED if trace.get("derived") else DESCRIPTION
+    hashes = [_write(folder / path, plane, lifted, trace, says) for path, plane in zip(paths, image, strict=True)]
     row = SliceFiles(
         name=name,
         image=plain(paths),
@@ -83,7 +88,7 @@ def export_slice(
     )
     if label is not None:
         row["label"] = label_path
-        row["label_sha256"] = _write(folder / label_path, label, lifted, trace)
+        row["label_sha256"] = _write(folder / label_path, label, lifted, trace, says)
     return row
 
 
@@ -119,8 +124,10 @@ def _check(name: str, image: npt.NDArray[Any], label: npt.NDArray[Any] | None) -
         )
 
 
-def _write(path: Path, plane: npt.NDArray[Any], affine: npt.NDArray[np.float64], trace: dict[str, Any]) -> str:
+def _write(
+    path: Path, plane: npt.NDArray[Any], affine: npt.NDArray[np.float64], trace: dict[str, Any], says: str
+) -> str:
     """Write one file; return its hash."""
-    data = nifti_bytes(plane[:, :, None], affine, DESCRIPTION, trace)
+    data = nifti_bytes(plane[:, :, None], affine, says, trace)
     write_bytes_atomic(path, data)
     return hashlib.sha256(data).hexdigest()

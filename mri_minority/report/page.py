@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mri_minority.export.dataset import is_of_nobody
 from mri_minority.report.charts import histogram, precision_by_rarity
 from mri_minority.report.document import write_document
 from mri_minority.report.figures import tile
@@ -68,10 +69,19 @@ def write_page(path: Path, page: Page) -> None:
     write_document(
         path,
         "Report on synthetic brain MRI slices",
-        "Every synthetic slice on this page was generated; none is of a person. The real slices shown beside the "
-        "most suspicious ones <strong>are of people</strong>: treat this page like your volumes.",
+        f"{_lead(page.manifest)} The real slices shown beside the most suspicious ones <strong>are of people</strong>: "
+        "treat this page like your volumes.",
         parts,
     )
+
+
+def _lead(manifest: dict[str, Any]) -> str:
+    """Of whom the slices are."""
+    if manifest.get("derived"):
+        return "<strong>The slices on this page are derived from people's scans</strong>; they are no synthetic data."
+    if is_of_nobody(manifest["slices"]):
+        return "Every synthetic slice on this page was generated; none is of a person."
+    return "Every image of a synthetic slice was generated; label maps were given, and may be people's."
 
 
 def _made(page: Page) -> str:
@@ -137,7 +147,7 @@ def _viewer(page: Page) -> str:
 
 def _copies(page: Page) -> str:
     audit = page.metrics["audit"]
-    alarm = [value for value in audit["false_alarm"] if value == value]
+    alarm = [value for value in audit["false_alarm"] if value is not None]
     said = f"at most {max(alarm):.1%} of held-out real slices would be rejected in any bin of rarity" if alarm else ""
     member = audit["membership"]
     leak = (

@@ -94,7 +94,8 @@ _HOW = (
     "training runs, not corrected. Filled: still below 0.05 after Holm's correction over the arms, ratios, "
     "classes and metrics of the same training set and group. Rarest tenth: of the test slices by {rarity}; "
     "largest tenth: by {attribute}; both inside strata. The bootstrap knows only the training runs that there "
-    "are: with one it says nothing about another run, and with two or three its intervals are too narrow.</p>"
+    "are: with one it says nothing about another run, and with two or three its intervals are too narrow; so "
+    "they are with fewer than some eight patients.</p>"
 )
 
 

@@ -77,6 +77,16 @@ def read_volume(image: Path, label: Path | None, subject: str, series: str, chan
     return Volume(array, label_array, affine, subject, series, sha256)
 
 
+def read_labels(path: Path) -> Volume:
+    """Read a label map that comes without its image; the volume's image is the map again.
+
+    Raises:
+        DataError: As :func:`read_volume`, of its label map.
+    """
+    array, affine, _ = _read(path, np.dtype(np.int32), None)
+    return Volume(array.astype(np.float32), array, affine, path.name, path.name, sha256_of(path))
+
+
 def nifti_bytes(array: npt.NDArray[Any], affine: Affine, description: str, trace: dict[str, Any] | None) -> bytes:
     """Encode an array as .nii.gz: float32 images or uint8 labels, sform and qform set, millimetres, no time stamp.
 
@@ -161,7 +171,7 @@ def _read(
                 slope, intercept = header.get_slope_inter()
                 kind, offset = header.get_data_dtype(), int(header.get_data_offset())
                 length = math.prod(shape) * kind.itemsize
-                ratio = (_DEFLATE_RATIO if like is not None else _IMAGE_RATIO) if packed else 1
+                ratio = (_DEFLATE_RATIO if dtype.kind == "i" else _IMAGE_RATIO) if packed else 1
                 _check_size(name, path.stat().st_size, ratio, offset, offset + volumes * length)
                 skipped = length * (channel or 0) if volumes > 1 else 0
                 stream.seek(offset + skipped)

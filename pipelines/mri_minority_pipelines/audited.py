@@ -68,7 +68,7 @@ def found(auditor: Auditor, kept: list[dict[str, Any]], rejected: int, images: n
 
 def sentence(found: dict[str, Any]) -> str:
     """The audit in a sentence, for data card and manifest."""
-    alarm = [a for a in found["false_alarm"] if a == a]
+    alarm = [a for a in found["false_alarm"] if a is not None]
     text = (
         f"{found['rejected_and_replaced']} slices were rejected as too close to a training slice and replaced; "
         f"{found['review']} of {found['slices']} kept ones are worth a look. Calibrated on "

@@ -21,8 +21,15 @@ class Event:
     values: dict[str, float | str]
 
 
+def beside(out: Path, ending: str) -> Path:
+    """A hidden place beside a folder that is to be made, `.NAME.ENDING`; beside what a link or `.` leads to."""
+    place = out.resolve()
+    return place.with_name(f".{place.name}.{ending}")
+
+
 def publish_folder(building: Path, out: Path) -> None:
     """Move a finished folder into place; an empty `out` gives way."""
+    out = out.resolve()
     if out.is_dir():
         out.rmdir()
     building.replace(out)

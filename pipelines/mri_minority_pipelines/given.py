@@ -1,5 +1,7 @@
 """What is given of a slice that is to be drawn: its label map, and for derived slices an image of a person."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +53,17 @@ class Given:
     start: float | None = None
     exact: bool = True
     white: tuple[float, ...] | None = None
+
+
+def fingerprint(given: Sequence[Given]) -> str:
+    """Hash of everything that is given: two requests with the same one ask for the same slices."""
+    found = hashlib.sha256()
+    for one in given:
+        for part in (one.label, one.affine, one.image, one.region):
+            found.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+        said = [one.stratum, one.start, one.exact, one.white, one.trace]
+        found.update(json.dumps(said, sort_keys=True).encode())
+    return found.hexdigest()
 
 
 def draw(

@@ -56,7 +56,8 @@ def describe(path: Path) -> dict[str, Any]:
         manifest = read_manifest(path)
         said = {key: manifest[key] for key in ("method", "rarity", "wanted", "seed", "audit", "version")}
         layout = manifest.get("export", "nifti")
-        return {"kind": "synthetic data set", "layout": layout, "slices": len(manifest["slices"]), **said}
+        kind = "data set derived from people" if manifest.get("derived") else "synthetic data set"
+        return {"kind": kind, "layout": layout, "slices": len(manifest["slices"]), **said}
     raise DataError(f"expected a slice store, a model folder or a synthetic data set, {path} is none of them")
 
 

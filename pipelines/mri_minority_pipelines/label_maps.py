@@ -13,7 +13,7 @@ from mri_minority.transforms.resample import SAME, at_spacing
 from mri_minority.transforms.spatial import AXES
 from mri_minority.volumes.atomic import sha256_of, shown
 from mri_minority.volumes.geometry import plane_affine
-from mri_minority.volumes.nifti import read_volume
+from mri_minority.volumes.nifti import read_labels
 from mri_minority.volumes.volume import Volume
 from mri_minority_pipelines.given import Given
 from mri_minority_pipelines.map_places import AFFINE_CURE, MeanHead, check_inside
@@ -158,7 +158,7 @@ def middle_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 def _of_file(path: Path, card: dict[str, Any], means: npt.NDArray[np.float32], allowed: list[int]) -> list[Given]:
     settings, names, name = card["recipe"]["prepare"], card["label_names"], shown(path.name)
-    volume = read_volume(path, path, path.name, path.name)
+    volume = read_labels(path)
     label = np.asarray(volume.label)
     unknown = sorted({int(v) for v in np.unique(label)} - set(range(len(names) + 1)))
     if unknown:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.groups import percentiles_within, rare_subjects
@@ -92,7 +93,9 @@ def training_set(
         who = [store.rows[i].subject for i in train]
         left_out = rare_subjects(rarity[train], store.strata()[train], who, config.rare_subjects)
     chosen = nested_subjects(store, int(match[3] or 0), config.subset_seed, left_out)
-    written = write_subset(store, chosen, stores / folder_name(text))
+    stores.mkdir(parents=True, exist_ok=True)
+    with FileLock(stores / f".{folder_name(text)}.lock"):  # several processes may run the same study
+        written = write_subset(store, chosen, stores / folder_name(text))
     return TrainingSet(text, written, written.indices("train"))
 
 
@@ -143,6 +146,11 @@ def check_model(model: ModelFolder, of: TrainingSet) -> None:
         )
 
 
+def knows_only(model: ModelFolder) -> bool:
+    """Whether a model learnt from its training set alone: whom the one that it began with knew is not known here."""
+    return not model.card().get("begun_from")
+
+
 def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: float, matched: bool) -> Extra | None:
     """The slices an arm adds.
 
@@ -162,7 +170,8 @@ def extra_of(arm: Arm, of: TrainingSet, rarity: npt.NDArray[np.float64], rare: f
     if arm.folder is None:
         strata = of.store.strata()[of.index]
         rank = percentiles_within(rarity[of.index], strata)
-        chosen = rank > 1 - rare
+        highest = np.array([rank[i] == rank[strata == strata[i]].max() for i in range(len(rank))], dtype=bool)
+        chosen = (rank > 1 - rare) | (highest & ~np.isin(strata, strata[rank > 1 - rare]))  # of few slices, the rarest
         return Extra(*of.store.read(of.index[chosen]), strata[chosen] if matched else None)
     if (arm.folder / "store.json").is_file():
         other = SliceStore(arm.folder)

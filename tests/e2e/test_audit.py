@@ -1,6 +1,7 @@
 """Copies are found under every disguise, strangers are left alone, and the command line says so."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from mri_minority_cli.app import app
 from mri_minority_pipelines.config import AuditConfig, PrepareConfig, Recipe, SampleConfig
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import audit, prepare, synthesize
+from mri_minority_pipelines.stages.audit_set import auditor_at_hand
 from tests.support.tiny import silent
 
 CPU = torch.device("cpu")
@@ -104,6 +106,34 @@ def test_the_file_is_small_and_of_its_store_only(
         audit.load(path, store)
     with pytest.raises(DataError, match=r"expected slices of \(1, 48, 64\) channels and pixels"):
         auditor.judge(np.zeros((1, 1, 10, 10), np.float32))
+
+
+def test_one_held_out_person_says_little(crowd: SliceStore, tmp_path: Path) -> None:
+    """Nothing of twins or leaks, and no figure that is not a number."""
+    held = sorted({crowd.rows[i].subject for i in crowd.indices("holdout")})
+    alone = shutil.copytree(crowd.folder, tmp_path / "alone")
+    table = alone / "slices.tsv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    moved = [line.replace("\tholdout\t", "\ttrain\t") if line.split("\t")[0] != held[0] else line for line in lines]
+    table.write_text("\n".join(moved) + "\n", encoding="utf-8")
+    store = SliceStore(alone)
+    net = ByHeart(torch.zeros(1, 4, *crowd.header["settings"]["size"]))
+    quick = CONFIG.model_copy(update={"max_steps": 2})
+    assert audit.run(quick, store, tmp_path / "audit.safetensors", None, net, silent)  # type: ignore[arg-type]
+    found = audit.load(tmp_path / "audit.safetensors", store)
+    image = store.read(spread(store.indices("holdout"), 12))[0]
+    summary = found.summary(found.judge(image), image)
+    assert summary["duplicates"] == []
+    assert summary["membership"] is None
+    json.dumps(summary, allow_nan=False)
+
+
+def test_an_audit_is_of_the_models_own_slices(model: Path, crowd: SliceStore, tmp_path: Path) -> None:
+    """Without its file too: a set is not passed because it was held against other people."""
+    bare = shutil.copytree(model, tmp_path / "model")
+    (bare / audit.FILE).unlink(missing_ok=True)
+    with pytest.raises(DataError, match="holds others"):
+        auditor_at_hand(crowd, ModelFolder(bare))
 
 
 def test_twins_in_a_set_are_found(auditor: audit.Auditor, crowd: SliceStore) -> None:

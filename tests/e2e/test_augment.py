@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.groups import quantile_groups
+from mri_minority.export.dataset import write_manifest
 from mri_minority.slices.store import SliceStore
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority_cli.app import app
@@ -28,7 +29,7 @@ from mri_minority_pipelines.request import study
 from mri_minority_pipelines.stages import augment, train
 from mri_minority_pipelines.stages.augment import Draws
 from mri_minority_pipelines.stages.augment_run import measures
-from mri_minority_pipelines.study import Arm, check_model, synthetic_arm
+from mri_minority_pipelines.study import Arm, TrainingSet, check_model, extra_of, knows_only, synthetic_arm
 from mri_minority_pipelines.study_results import RunValues, results_of
 from tests.support.tiny import silent
 
@@ -265,6 +266,44 @@ def test_sets_that_are_given(model: Path, store: SliceStore, tmp_path: Path) -> 
     few = study(**{**QUICK, "seeds": (0,)}, oversample=False, sets=("4",))
     with pytest.raises(DataError, match=r"training set 4 in .*, found 7 other series: more labelled people"):
         augment.run(few, store, [f"others@4={store.folder}"], NOTHING, tmp_path / "more", CPU, silent)
+
+
+def test_a_generator_that_began_with_another_is_not_called_fair(model: Path, tmp_path: Path) -> None:
+    """Whom that one knew is not known here; nor is whose a label map from a file is."""
+    other = ModelFolder(shutil.copytree(model, tmp_path / "model"))
+    assert knows_only(other)
+    other.write_card({**other.card(), "begun_from": {"recipe": "brain_t1_2mm", "train_subjects": 118}})
+    assert not knows_only(other)
+    folder = tmp_path / "set"
+    drawn = [{"trace": {"label_from": "drawn"}}]
+    for rows, model_of, fair in (
+        (drawn, ModelFolder(model), True),
+        (drawn, other, False),
+        ([{"trace": {"label_from": "file"}}], ModelFolder(model), False),
+    ):
+        folder.mkdir(exist_ok=True)
+        write_manifest(folder, {"model_sha256": model_of.fingerprint()}, rows)
+        draws = Draws({"all": model_of}, (), 4, 0)
+        assert augment._checked(Arm("a", "all", folder), draws).checked is fair
+
+
+def test_the_rarest_of_few_slices_are_oversampled(store: SliceStore) -> None:
+    """A tenth of five slices is none: then it is the rarest one, and not an arm of nothing."""
+    strata = store.strata()
+    index = np.concatenate([store.indices("train")[strata[store.indices("train")] == t][:5] for t in (0, 1)])
+    rarity = np.arange(len(store.rows), dtype=float)
+    few = TrainingSet("few", store, index)
+    extra = extra_of(Arm("oversampled", "few"), few, rarity, 0.1, True)
+    assert extra is not None
+    np.testing.assert_array_equal(extra.image, store.read(index[[4, 9]])[0])
+
+
+def test_arms_whose_folders_are_one_are_refused(store: SliceStore, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+    given = [f"edited horns={tmp_path / 'x'}", f"edited-horns={tmp_path / 'y'}"]
+    with pytest.raises(UsageError, match="different names"):
+        augment.run(study(**QUICK), store, given, NOTHING, tmp_path / "s", CPU, silent)
 
 
 def test_what_is_there_is_used_for_the_same_request_only(model: Path, store: SliceStore, tmp_path: Path) -> None:

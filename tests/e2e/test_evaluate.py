@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from mri_minority.export.dataset import write_manifest
 from mri_minority.export.nifti import export_slice
+from mri_minority.report.page import _lead
 from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority_cli.app import app
@@ -110,6 +111,13 @@ def test_the_report_of_held_out_slices(model: Path, store: SliceStore, tmp_path:
     ):
         assert heading in text
     assert not [row.subject for row in store.rows if row.subject in text]
+
+
+def test_the_page_says_of_whom_the_slices_are() -> None:
+    rows = [{"trace": {"label_from": "drawn"}}]
+    assert "none is of a person" in _lead({"slices": rows})
+    assert "derived from people" in _lead({"slices": rows, "derived": True})
+    assert "may be people's" in _lead({"slices": [*rows, {"trace": {"label_from": "training map"}}]})
 
 
 @pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")

@@ -27,7 +27,9 @@ from mri_minority_cli.app import app
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
 from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.given import Given, fingerprint
 from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
+from mri_minority_pipelines.inspect import describe
 from mri_minority_pipelines.label_maps import read_label_maps
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.samplers import build_sampler
@@ -331,6 +333,10 @@ def test_where_nobody_shows_it_a_patch_is_painted(model: Path, store: SliceStore
 def check_derived(manifest: dict[str, Any], store: SliceStore, out: Path) -> None:
     assert manifest["derived"] is True
     assert manifest["synthetic"] is False
+    for row in manifest["slices"]:
+        for file in (row["image"], row["label"]):
+            assert nib.load(out / file).header["descrip"].item().startswith(b"DERIVED from a person")
+    assert describe(out)["kind"] == "data set derived from people"
     assert "must not leave the institution" in (out / "README.md").read_text()
     assert "None is of a person" not in (out / "README.md").read_text()
     # Read as `augment`, `evaluate` and the contact sheet read it, the person's part is what the store holds, whatever
@@ -570,6 +576,27 @@ def test_a_bad_image_stops_no_labelling(model: Path, maps: Path, tmp_path: Path)
     with pytest.raises(DataError, match="expected usable images"):
         label.run(images, ModelFolder(model), tmp_path / "none", config, 1, 0, CPU, silent)
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupted_run_is_of_the_same_request_only() -> None:
+    """Whatever is given besides the label map counts too."""
+    label = np.ones((4, 4), np.uint8)
+    one = Given(label, 0, np.eye(4), {"label_from": "file"})
+    others = [
+        replace(one, label=label * 2),
+        replace(one, stratum=1),
+        replace(one, affine=np.diag([1.0, 1, 2, 1])),
+        replace(one, trace={"label_from": "drawn"}),
+        replace(one, image=np.zeros((1, 4, 4), np.float32)),
+        replace(one, image=np.ones((1, 4, 4), np.float32)),
+        replace(one, region=np.ones((4, 4), bool)),
+        replace(one, start=0.5),
+        replace(one, exact=False),
+        replace(one, white=(2.0,)),
+    ]
+    assert len({fingerprint([given]) for given in (one, *others)}) == 1 + len(others)
+    assert fingerprint([one, others[0]]) != fingerprint([others[0], one])
+    assert fingerprint([replace(one, trace={**one.trace})]) == fingerprint([one])
 
 
 def test_votes_are_what_the_draws_say(model: Path, store: SliceStore) -> None:

@@ -21,15 +21,18 @@ from mri_minority.backbones.experts import Experts
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.diffusion.sizes import SizeCalibrated
 from mri_minority.slices.store import SliceStore
+from mri_minority.slices.subset import write_subset
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority.training.compiling import wants_compile
 from mri_minority.training.processes import fabric_for
 from mri_minority_cli.app import app
 from mri_minority_pipelines.begin_from import with_start
 from mri_minority_pipelines.config import DenoiserConfig, FineConfig, Recipe, frozen, load_recipe
-from mri_minority_pipelines.model_folder import ModelFolder, find_model
+from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.model_folder import ModelFolder, find_model, load_world
+from mri_minority_pipelines.rarity import slug
 from mri_minority_pipelines.request import resolve
-from mri_minority_pipelines.stages import train, train_denoiser
+from mri_minority_pipelines.stages import train, train_classifier, train_denoiser
 from tests.support.tiny import TINY, silent
 
 CPU = torch.device("cpu")
@@ -197,6 +200,88 @@ def test_wrong_requests_are_refused_before_training(store: SliceStore, recipe: R
     with pytest.raises(UsageError, match="fewer levels"):
         train.run(greedy, store, tmp_path / "model", "minority", "all", CPU, silent)
     assert not (tmp_path / "model").exists()
+
+
+def test_what_cannot_be_built_or_measured_is_refused_before_training(
+    store: SliceStore, recipe: Recipe, tmp_path: Path
+) -> None:
+    for part, settings in (
+        ("classifier", {"channels": [48, 96]}),
+        ("denoiser", {"channels": [32, 32, 32]}),
+        ("denoiser", {"fine": {"channels": [32]}}),
+    ):
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump({**TINY, part: {**TINY[part], **settings}}), encoding="utf-8")
+        with pytest.raises(UsageError, match="is not valid"):
+            load_recipe(str(file))
+    unshared = recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update={"micro_batch": 3})})
+    with pytest.raises(DataError, match="micro_batch"):
+        train.run(unshared, store, tmp_path / "model", "minority", "all", CPU, silent)
+    lost = recipe.model_copy(update={"score": recipe.score.model_copy(update={"distance": "file:gone.pt"})})
+    with pytest.raises(UsageError, match="--distance"):
+        train.run(lost, store, tmp_path / "model", "minority", "all", CPU, silent)
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unfinished_model_is_not_finished_with_other_slices(
+    store: SliceStore, recipe: Recipe, tmp_path: Path
+) -> None:
+    """It would know people of whom its card, and the copy audit, know nothing."""
+
+    def stop(event: Event) -> None:
+        if event.stage == "train denoiser" and event.values["step"] == 5:
+            raise KeyboardInterrupt
+
+    few = write_subset(store, sorted({store.rows[i].subject for i in store.indices("train")})[:8], tmp_path / "few")
+    with pytest.raises(KeyboardInterrupt):
+        train.run(recipe, few, tmp_path / "model", "minority", "denoiser", CPU, stop)
+    with pytest.raises(DataError, match="begun with other slices"):
+        train.run(recipe, store, tmp_path / "model", "minority", "denoiser", CPU, silent)
+    train.run(recipe, few, tmp_path / "model", "minority", "denoiser", CPU, silent)
+    assert few.is_known_as(ModelFolder(tmp_path / "model").card()["store_sha256"])
+
+
+def test_scores_of_another_kind_do_not_take_the_place_of_a_classifiers(
+    model: Path, store: SliceStore, recipe: Recipe, tmp_path: Path
+) -> None:
+    """Table and weights stay those that its thresholds were made from."""
+    folder = shutil.copytree(model, tmp_path / "model")
+    before = {file.name: file.read_bytes() for file in folder.glob("score*")}
+    other = recipe.model_copy(update={"score": recipe.score.model_copy(update={"distance": "image"})})
+    fewer = recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update={"levels": 2})})
+    for changed in (other, fewer):
+        with pytest.raises(UsageError, match="classifier"):
+            train.run(changed, store, folder, "minority", "all", CPU, silent)
+    assert {file.name: file.read_bytes() for file in folder.glob("score*")} == before
+
+
+def test_a_small_stratum_is_in_the_gaussian_start(
+    store: SliceStore, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few slices drawn from all, a small stratum may get none, and two are needed."""
+    monkeypatch.setattr(train_denoiser, "_FIT_SLICES", 1)
+    monkeypatch.setattr(train_denoiser, "_FIT_OF_STRATUM", 12)
+    train_denoiser.fit_world(recipe.denoiser, store, tmp_path / "world.safetensors", silent)
+    assert load_world(tmp_path / "world.safetensors", 3).mean.shape[0] == 2
+
+
+def test_a_classifiers_step_does_not_depend_on_what_came_before(model: Path, store: SliceStore, recipe: Recipe) -> None:
+    """Its dropout too: a run that was interrupted goes on as if it had not been."""
+    world = load_world(model / "world.safetensors", 3)
+    net = train_classifier.build_classifier(world, recipe.classifier, 3).train()
+    level = torch.zeros(len(store.rows), dtype=torch.int64)
+    loss = train_classifier._Loss(recipe.classifier, store, net, 3, level, False)
+    first = loss(net, 3, slice(0, 4))
+    torch.manual_seed(99)
+    assert torch.equal(loss(net, 3, slice(0, 4)), first)
+    assert not torch.equal(loss(net, 4, slice(0, 4)), first)
+
+
+def test_names_of_other_scripts_are_told_apart() -> None:
+    assert slug("attribute:ventricles_share") == "attribute-ventricles_share"
+    names = [slug(f"attribute:{name}_share") for name in ("灰质", "白质", "脑室")]
+    assert len(set(names)) == 3
+    assert all(name.isascii() for name in names)
 
 
 def test_more_levels_than_slices_is_refused(store: SliceStore, recipe: Recipe, model: Path) -> None:

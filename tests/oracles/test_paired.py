@@ -33,6 +33,18 @@ def test_as_scipy_with_one_run() -> None:
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
+def test_few_patients_cannot_be_sure() -> None:
+    """However alike their differences are: as many signs fall alike by chance with 2 * 0.5^n."""
+    for patients in (1, 2, 5, 8):
+        found = paired_bootstrap(np.ones((1, patients)), np.zeros((1, patients)), seed=0)
+        assert found.p == pytest.approx(2 * 0.5**patients)
+    alarms = [
+        paired_bootstrap(*np.random.default_rng(study).normal(0, 1, (2, 3, 3)), seed=study, draws=500).p < 0.05
+        for study in range(100)
+    ]
+    assert not any(alarms)
+
+
 def test_runs_widen_the_interval() -> None:
     """Runs that disagree say that another run may give something else: patients alone would be certain."""
     shift = np.array([[-1.0], [0.0], [1.0]])

@@ -12,12 +12,14 @@ import pydicom
 import pytest
 import SimpleITK
 from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
-from mri_minority.core.errors import DataError, UsageError
-from mri_minority.export.dataset import verify_dataset
+from mri_minority.core.errors import AuditError, DataError, UsageError
+from mri_minority.export.dataset import read_manifest, verify_dataset, write_manifest
 from mri_minority.export.exporter import Exporter
+from mri_minority.export.nifti import export_slice, listed, read_plane
 from mri_minority.slices.store import SliceStore
-from mri_minority.volumes.atomic import sha256_of
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic
 from mri_minority.volumes.dicom import find_series
 from mri_minority.volumes.dicom_volume import read_dicom_volume
 from mri_minority_pipelines.stages import export
@@ -269,6 +271,100 @@ def test_dicom_headers_say_synthetic_and_name_nobody(source: Path, tmp_path: Pat
         assert not header.StudyDate
         uids.add(header.SOPInstanceUID)
     assert len(uids) == len(list(folder.rglob("*.dcm"))) >= 12
+
+
+def test_dicom_numbers_belong_to_what_is_shown(sequences: tuple[str, ...], source: Path, tmp_path: Path) -> None:
+    """Two sets of one model and seed share no UID and no patient, unless a slice is the same."""
+    found = []
+    other = shutil.copytree(source, tmp_path / "other")
+    manifest = read_manifest(other)
+    row = manifest["slices"][1]
+    row |= export_slice(
+        other,
+        row["name"],
+        np.stack([read_plane(other / name) * 0.9 for name in listed(row["image"])]),
+        read_plane(other / row["label"]),
+        np.array(row["affine"]),
+        {},
+    )
+    write_manifest(other, {k: v for k, v in manifest.items() if k not in ("slices", "format")}, manifest["slices"])
+    for number, folder in enumerate((source, other)):
+        out = exported(folder, "dicom", tmp_path / str(number))
+        headers = [pydicom.dcmread(file) for file in sorted(out.rglob("*.dcm"))]
+        found.append({(h.PatientID, h.StudyInstanceUID, h.SOPInstanceUID) for h in headers})
+    same = found[0] & found[1]
+    assert len(found[0]) - len(same) == len(sequences) + 1
+    for part in range(3):
+        changed = [{number[part] for number in numbers - same} for numbers in found]
+        assert not changed[0] & changed[1]
+
+
+def test_dicom_windows_of_small_intensities(tmp_path: Path) -> None:
+    """White at 0.6: the window is read as it is meant, from 0 to white."""
+    folder = write_drawn(tmp_path / "set", count=1)
+    manifest = read_manifest(folder)
+    image = read_plane(folder / manifest["slices"][0]["image"]) / 400
+    row = export_slice(folder, "synth_00000", image[None], None, PLANE, {})
+    header = {k: v for k, v in manifest.items() if k not in ("slices", "format")} | {"white": [0.6]}
+    write_manifest(folder, header, [manifest["slices"][0] | row | {"label": None}])
+    file = next(exported(folder, "dicom", tmp_path / "x").rglob("image.dcm"))
+    shown = pydicom.dcmread(file)
+    seen = apply_voi_lut(apply_modality_lut(shown.pixel_array, shown), shown)
+    scaled = (seen - seen.min()) / (seen.max() - seen.min())
+    wanted = np.clip(image / 0.6, 0, 1).T[::-1, ::-1]
+    np.testing.assert_allclose(scaled, (wanted - wanted.min()) / (wanted.max() - wanted.min()), atol=2e-3)
+
+
+def test_maps_that_were_given_are_said_to_be(source: Path, tmp_path: Path) -> None:
+    """No layout claims that nothing is of a person where the label map may be."""
+    folder = shutil.copytree(source, tmp_path / "set")
+    manifest = read_manifest(folder)
+    for row in manifest["slices"]:
+        row["trace"]["label_from"] = "training map"
+    write_manifest(folder, {k: v for k, v in manifest.items() if k not in ("slices", "format")}, manifest["slices"])
+    names = "T1,FLAIR" if len(manifest["white"]) > 1 else None
+    for layout in export.LAYOUTS:
+        out = exported(folder, layout, tmp_path / layout, None, names)
+        text = "".join(p.read_text(encoding="utf-8") for p in out.rglob("*") if p.suffix in (".json", ".md", ".tsv"))
+        assert "of no person" not in text
+        assert "is of a person" not in text.replace("where that is of a person", "")
+        for file in out.rglob("*.dcm"):
+            assert "of no person" not in str(pydicom.dcmread(file, stop_before_pixels=True))
+
+
+def test_real_slices_of_other_channels_or_sizes_are_refused(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store")
+    header = json.loads((store.folder / "store.json").read_text(encoding="utf-8"))
+    write_json_atomic(store.folder / "store.json", {**header, "channel_names": ["FLAIR"]})
+    drawn = write_drawn(tmp_path / "set", sequences=("T1",))
+    with pytest.raises(DataError, match="expected image channels T1"):
+        exported(drawn, "nnunet", tmp_path / "x", store.folder)
+    manifest = read_manifest(drawn)
+    small = np.zeros((1, 16, 16), np.float32)
+    row = manifest["slices"][0] | export_slice(drawn, "synth_00000", small, small[0].astype(np.uint8), PLANE, {})
+    write_manifest(drawn, {k: v for k, v in manifest.items() if k not in ("slices", "format")}, [row])
+    with pytest.raises(DataError, match="expected slices of 16 x 16"):
+        exported(drawn, "nnunet", tmp_path / "x", write_store(tmp_path / "other").folder)
+
+
+def test_slices_may_go_to_a_link_or_here(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "here").mkdir()
+    exported(source, "nifti", tmp_path / "link")
+    assert verify_dataset(tmp_path / "disk") == []
+    assert (tmp_path / "link").is_symlink()
+    monkeypatch.chdir(tmp_path / "here")
+    exported(source, "nifti", Path())
+    assert verify_dataset(tmp_path / "here") == []
+
+
+def test_derived_slices_are_refused_before_they_are_drawn(tmp_path: Path) -> None:
+    def draw(out: Path) -> dict[str, Any]:
+        raise AssertionError("it was drawn")
+
+    with pytest.raises(AuditError, match="leave out --format bids"):
+        export.drawn_as("bids", tmp_path / "x", draw, silent, derived=True)
 
 
 def test_dicom_segmentations_hold_the_labels(sequences: tuple[str, ...], source: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.nifti import read_volume, write_nifti
+from mri_minority.volumes.nifti import read_labels, read_volume, write_nifti
 from mri_minority.volumes.volume import Volume
 
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -463,3 +463,14 @@ def test_a_signalling_nan_in_the_sform_is_refused_in_silence(tmp_path: Path) -> 
     data[280:284] = b"\x01\x00\xa0\x7f"  # srow_x[0]
     (tmp_path / "a.nii").write_bytes(data)
     assert "invertible affine" in refusal(tmp_path / "a.nii")
+
+
+def test_a_large_map_of_a_few_lesions_is_read(tmp_path: Path) -> None:
+    """It packs more than a hundredfold, which no image does."""
+    values = np.zeros((512, 512, 160), np.uint8)
+    values[200:210, 200:210, 80:90] = 1
+    nib.nifti1.Nifti1Image(values, np.diag([0.5, 0.5, 1.0, 1.0])).to_filename(tmp_path / "lesions.nii.gz")
+    assert (tmp_path / "lesions.nii.gz").stat().st_size * 100 < values.nbytes
+    found = read_labels(tmp_path / "lesions.nii.gz")
+    assert found.label is not None
+    assert int(found.label.sum()) == int(found.image.sum()) == 1000

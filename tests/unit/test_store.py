@@ -1,15 +1,18 @@
 """The slice store: a changed byte is noticed, and several processes may read it at once."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from mri_minority.core.errors import DataError
-from mri_minority.slices.store import SliceStore
+from mri_minority.slices.store import SliceStore, _hash_of
+from mri_minority.volumes.atomic import sha256_of, write_json_atomic
 from tests.support.drawn import write_store
 
 
@@ -67,3 +70,19 @@ def test_slices_prepared_again_are_known_by_their_older_hash(tmp_path: Path) -> 
     assert not store.is_known_as("0" * 64)
     table.write_text(table.read_text(encoding="utf-8").replace("\ttrain\t", "\tholdout\t", 1), encoding="utf-8")
     assert not SliceStore(store.folder).is_known_as(noted)
+
+
+def test_other_label_maps_are_other_slices(tmp_path: Path) -> None:
+    """Though the table is the same; a model of an earlier version, which noted the table's hash alone, still fits."""
+    store = write_store(tmp_path / "a")
+    other = write_store(tmp_path / "b")
+    assert other.sha256 == store.sha256
+    labels = zarr.open_array(tmp_path / "b" / "label.zarr", mode="r+")
+    labels[3] = 1 - np.minimum(np.asarray(labels[3]), 1)
+    header = json.loads((tmp_path / "b" / "store.json").read_text(encoding="utf-8"))
+    assert _hash_of(labels) != header["labels_sha256"]
+    header["labels_sha256"] = _hash_of(labels)
+    write_json_atomic(tmp_path / "b" / "store.json", header)
+    other = SliceStore(tmp_path / "b")
+    assert not other.is_known_as(store.sha256)
+    assert other.is_known_as(sha256_of(tmp_path / "a" / "slices.tsv"))

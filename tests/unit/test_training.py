@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from mri_minority.core.errors import DataError, UsageError
+from mri_minority.training.checkpoint import load_run, save_run
 from mri_minority.training.ema import Ema
 from mri_minority.training.journal import Journal
 from mri_minority.training.loop import Budget, Plan, learning_rate_factor, rows_of, train
 from mri_minority.training.memory import check_memory, step_bytes
-from mri_minority.training.stopping import stop_requests
+from mri_minority.training.stopping import asked_to_stop_is_interrupted, stop_requests
+from mri_minority_cli.speech import speaking
 
 
 def plan(folder: Path, **changes: object) -> Plan:
@@ -192,3 +195,28 @@ def test_a_second_interrupt_acts_at_once() -> None:
         assert asked()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_a_resumed_run_has_its_optimiser_where_its_weights_are(tmp_path: Path) -> None:
+    """On a GPU the fused optimiser refuses state that lies elsewhere; "meta" stands for one."""
+    net = nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    save_run(tmp_path / "run.safetensors", net, Ema(net, 0.9), optimiser, {})
+    elsewhere = nn.Linear(2, 2, device="meta")
+    again = torch.optim.AdamW(elsewhere.parameters())
+    load_run(tmp_path / "run.safetensors", elsewhere, Ema(elsewhere, 0.9), again)
+    assert {value.device.type for state in again.state.values() for value in state.values()} == {"meta"}
+
+
+def test_being_asked_to_stop_outside_the_loop_is_an_interruption() -> None:
+    """Scoring a large store, for example: a scheduler requeues what ends with 130."""
+    before = signal.getsignal(signal.SIGUSR1)
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt), asked_to_stop_is_interrupted():
+            signal.raise_signal(number)
+        with pytest.raises(typer.Exit) as ended, speaking(False, False):
+            signal.raise_signal(number)
+        assert ended.value.exit_code == 130
+    assert signal.getsignal(signal.SIGUSR1) == before

@@ -86,7 +86,7 @@ def command(
                 return synthesize_given.run(wish, request, config, folder, out, where, speech.tell)
             return synthesize.run(request, config, folder, out, where, speech.tell, workers, audit)
 
-        result = export.drawn_as(data_format, out, draw, speech.tell)
+        result = export.drawn_as(data_format, out, draw, speech.tell, wish is not None and wish.derived)
         beyond = result["beyond_real_p95"]
         rare = ", ".join(f"{name} {beyond[name]:.0%}" for name in size_attributes(beyond))
         look = out / ("contact_sheet.png" if data_format == "nifti" else "README.md")

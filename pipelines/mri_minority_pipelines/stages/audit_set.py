@@ -86,7 +86,11 @@ def auditor_at_hand(store: SliceStore, model: ModelFolder | None) -> audit.Audit
         DataError: It is of other slices, or damaged.
     """
     if model is not None:
-        model.card()
+        if not store.is_known_as(model.card()["store_sha256"]):
+            raise DataError(
+                f"expected the slices that {model.path} was trained on, {store.folder} holds others: copies of its "
+                "people would pass"
+            )
         if (model.path / audit.FILE).is_file():
             return audit.load(model.path / audit.FILE, store)
     return audit.load(_beside(store), store) if _beside(store).is_file() else None

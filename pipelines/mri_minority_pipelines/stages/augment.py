@@ -36,6 +36,7 @@ from mri_minority_pipelines.study import (
     extra_of,
     fingerprint_of,
     folder_name,
+    knows_only,
     synthetic_arm,
     then_real,
     training_set,
@@ -115,7 +116,7 @@ def run(
     arms += [_checked(synthetic_arm(text, config.sets), draws) for text in synthetic]
     arms += _drawn(draws, by_name, attribute, out, device, tell)
     arms += [then_real(arm) for arm in arms if arm.folder is not None and config.then_real]
-    if len({(arm.of, arm.name) for arm in arms}) < len(arms):
+    if len({(folder_name(arm.of), folder_name(arm.name)) for arm in arms}) < len(arms):
         raise UsageError("expected every arm once per training set; give the --synthetic sets different names")
     runs = [
         Run(arm, ratio, seed)
@@ -274,7 +275,7 @@ def _drawn(
                 _check_drawn(folder, request, model)
             else:
                 synthesize.run(request, model.recipe().sample, model, folder, device, tell)
-            arms.append(Arm(method, name, folder, checked=True))
+            arms.append(Arm(method, name, folder, checked=knows_only(model)))
     return arms
 
 
@@ -298,7 +299,10 @@ def _checked(arm: Arm, draws: Draws) -> Arm:
     model = draws.models.get(arm.of)
     if model is None or arm.folder is None or not (arm.folder / "manifest.json").is_file():
         return arm
-    return replace(arm, checked=read_manifest(arm.folder).get("model_sha256") == model.fingerprint())
+    manifest = read_manifest(arm.folder)
+    by_files = any(row.get("trace", {}).get("label_from") == "file" for row in manifest["slices"])  # whose is unknown
+    same = manifest.get("model_sha256") == model.fingerprint()
+    return replace(arm, checked=same and knows_only(model) and not by_files)
 
 
 def _do(

@@ -8,7 +8,7 @@ from typing import Any
 from mri_minority import __version__
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import write_json_atomic, write_text_atomic
-from mri_minority_pipelines.events import publish_folder
+from mri_minority_pipelines.events import beside, publish_folder
 from mri_minority_pipelines.model_folder import ModelFolder, channel_names
 
 _INFERENCE = """\
@@ -61,7 +61,7 @@ def run(model: ModelFolder, out: Path) -> dict[str, Any]:
         raise DataError(f"expected a model with a classifier, {model.path} has none; run `mri-minority train` first")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the bundle, {out} holds something")
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     if building.exists():
         shutil.rmtree(building)
     files = ["model.json", *(file.name for file in model.weights())]

@@ -21,7 +21,7 @@ from mri_minority.export.layout_nnunet import NnunetExporter, dataset_folder
 from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import sha256_of
 from mri_minority.volumes.discover import kind_of
-from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.events import Event, beside, publish_folder
 
 LAYOUTS: dict[str, Callable[[Path], Exporter]] = {
     "nifti": lambda out: NiftiExporter(),
@@ -72,12 +72,12 @@ def run(
         raise AuditError(f"the slices in {source} are derived from people and are not exported as synthetic data")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the export, {out} holds something")
-    cases, total = _cases(source, manifest, real)
     header = {key: value for key, value in manifest.items() if key not in ("slices", "format")}
     white = tuple(float(value) for value in np.atleast_1d(manifest["white"]))
     kinds = _sequences(manifest, sequence, len(white))
+    cases, total = _cases(source, manifest, real, kinds)
     facts = Facts(tuple(manifest["label_names"]), kinds, white, header)
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     if building.exists():
         shutil.rmtree(building)
     building.mkdir(parents=True)
@@ -86,15 +86,19 @@ def run(
     counts = Counter("synthetic" if row.get("synthetic", True) else "real" for row in rows)
     write_export_card(building, layout, exporter.usage, manifest, counts["real"])
     files = sorted(p for p in building.rglob("*") if p.is_file())
-    listed = [{"path": p.relative_to(building).as_posix(), "sha256": sha256_of(p)} for p in files]
-    said = {"export": layout, "exported_by": __version__, "channel_names": list(kinds), "files": listed}
+    contents = [{"path": p.relative_to(building).as_posix(), "sha256": sha256_of(p)} for p in files]
+    said = {"export": layout, "exported_by": __version__, "channel_names": list(kinds), "files": contents}
     write_manifest(building, {**header, **said}, rows)
     publish_folder(building, out)
     return {"out": str(out), "layout": layout, "synthetic": counts["synthetic"], "real": counts["real"]}
 
 
 def drawn_as(
-    layout: str, out: Path, draw: Callable[[Path], dict[str, Any]], tell: Callable[[Event], None]
+    layout: str,
+    out: Path,
+    draw: Callable[[Path], dict[str, Any]],
+    tell: Callable[[Event], None],
+    derived: bool = False,
 ) -> dict[str, Any]:
     """Draw slices straight into a layout.
 
@@ -105,20 +109,26 @@ def drawn_as(
         out: The data set to make.
         draw: Draws into the folder it is given, and says what came out.
         tell: Receives progress.
+        derived: Whether the slices will be derived from people, which only "nifti" is for.
 
     Raises:
+        AuditError: They are, and the layout is another one.
         DataError: `out` holds something.
     """
     if layout == "nifti":
         return draw(out)
+    if derived:
+        raise AuditError(
+            f"slices that are derived from people are not exported as synthetic data: leave out --format {layout}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
-    beside = out.with_name(f".{out.name}.drawn")
-    if beside.exists():  # it was drawn, and could not be exported; whether by the same request nobody knows
-        shutil.rmtree(beside)
-    result = draw(beside)
-    run(beside, layout, out, tell)
-    shutil.rmtree(beside)
+    drawn = beside(out, "drawn")
+    if drawn.exists():  # it was drawn, and could not be exported; whether by the same request nobody knows
+        shutil.rmtree(drawn)
+    result = draw(drawn)
+    run(drawn, layout, out, tell)
+    shutil.rmtree(drawn)
     return {**result, "out": str(out), "layout": layout}
 
 
@@ -140,8 +150,14 @@ def _sequences(manifest: dict[str, Any], said: str | None, channels: int) -> tup
     return kinds
 
 
-def _cases(source: Path, manifest: dict[str, Any], real: Path | None) -> tuple[Iterator[Case], int]:
-    """The slices to write, synthetic ones first, and how many there are."""
+def _cases(
+    source: Path, manifest: dict[str, Any], real: Path | None, kinds: tuple[str, ...]
+) -> tuple[Iterator[Case], int]:
+    """The slices to write, synthetic ones first, and how many there are.
+
+    Raises:
+        DataError: The real slices have other channels, classes or another size.
+    """
     cases, total = synthetic_cases(source, manifest), len(manifest["slices"])
     if real is None:
         return cases, total
@@ -149,12 +165,24 @@ def _cases(source: Path, manifest: dict[str, Any], real: Path | None) -> tuple[I
     channels = len(np.atleast_1d(manifest["white"]))
     if store.channels != channels:
         raise DataError(f"expected {channels} image channels in {real}, found {store.channels}; give the model's store")
+    if any(a and kind_of(a) != b for a, b in zip(store.channel_names, kinds, strict=False)):
+        raise DataError(
+            f"expected image channels {', '.join(kinds)} in {real}, found {', '.join(store.channel_names)}; give the "
+            "store that the model was trained on"
+        )
+    first, size = next(cases), store.read(np.array([0]))[1].shape[1:]
+    if first.image.shape[1:] != size:
+        ours = " x ".join(map(str, first.image.shape[1:]))
+        raise DataError(
+            f"expected slices of {ours} pixels in {real}, found {size[0]} x {size[1]}; give the store that the model "
+            "was trained on"
+        )
     if list(store.label_names) != list(manifest["label_names"]):
         raise DataError(
             f"expected the classes of the synthetic slices ({', '.join(manifest['label_names'])}) in {real}, found "
             f"{', '.join(store.label_names) or 'none'}; give the store that the model was trained on"
         )
-    return chain(cases, real_cases(store)), total + len(store.rows)
+    return chain([first], cases, real_cases(store)), total + len(store.rows)
 
 
 def _watched(

@@ -24,7 +24,7 @@ from mri_minority.volumes.atomic import sha256_of, shown, write_json_atomic, wri
 from mri_minority.volumes.discover import write_quarantine
 from mri_minority.volumes.nifti import write_nifti
 from mri_minority_pipelines.config import SampleConfig
-from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.events import Event, beside, publish_folder
 from mri_minority_pipelines.given_sources import check_fit
 from mri_minority_pipelines.label_maps import mean_maps, nearest_stratum
 from mri_minority_pipelines.model_folder import ModelFolder, channel_names
@@ -156,11 +156,11 @@ def run(
     refused: list[tuple[str, str]] = []
     pictures = list(_of_store(source, card) if is_store else _of_files(source, model, drawn, tell, refused))
     if refused:
-        write_quarantine(out.with_name(f"{out.name}.quarantine.tsv"), refused)
+        write_quarantine(out.resolve().with_name(f"{out.resolve().name}.quarantine.tsv"), refused)
     if not pictures:
         reasons = "; ".join(dict.fromkeys(reason for _, reason in refused)) or "none; check the path"
         raise DataError(f"expected usable images (.nii or .nii.gz) in {shown(source)}, found {reasons[:400]}")
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     if building.exists():  # an interrupted run may have been about other images: nothing of it is taken over
         shutil.rmtree(building)
     tell(Event("label", 0, len(pictures), {}))

@@ -25,7 +25,7 @@ from mri_minority.volumes.read import read_found
 from mri_minority.volumes.same_names import told_apart
 from mri_minority.volumes.sites import shared
 from mri_minority_pipelines.config import PrepareConfig
-from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.events import Event, beside, publish_folder
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run(
                 f"--out, or remove {out}; to use its slices as they are, give it in place of the images"
             )
         return _report(finished, tell)
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     settings = SliceSettings(
         config.spacing_mm, config.size, config.plane, config.heights, config.ceiling, config.labels, config.foreground
     )
@@ -135,7 +135,7 @@ def run(
     write_quarantine(building / "quarantine.tsv", quarantine)
     if not any(row.split == "train" for row in writer.rows):
         reasons = "; ".join(dict.fromkeys(reason for _, reason in quarantine)) or "no training subject was left"
-        write_quarantine(out.with_name(f"{out.name}.quarantine.tsv"), quarantine)
+        write_quarantine(out.resolve().with_name(f"{out.resolve().name}.quarantine.tsv"), quarantine)
         raise DataError(f"expected usable volumes, found none among {len(found)}: {reasons[:400]}")
     _finish(writer, config, found, images, len(quarantine))
     (building / "settings.json").unlink()

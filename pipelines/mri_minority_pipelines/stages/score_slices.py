@@ -18,7 +18,7 @@ from mri_minority.training.checkpoint import load_tensors
 from mri_minority.volumes.atomic import write_text_atomic
 from mri_minority_pipelines.config import ScoreConfig
 from mri_minority_pipelines.distances import with_file
-from mri_minority_pipelines.events import Event
+from mri_minority_pipelines.events import Event, beside
 from mri_minority_pipelines.given_sources import check_fit
 from mri_minority_pipelines.model_folder import ModelFolder
 from mri_minority_pipelines.stages import score as score_stage
@@ -67,7 +67,7 @@ def run(
     config = _score_config(card, distance)
     strata = torch.as_tensor(_strata_of(store, card))
     weights = _weights(model, config, store, card)
-    work = out.with_name(f".{out.name}.work")
+    work = beside(out, "work")
     _begin(work, {"store": store.sha256, "score": config.model_dump(mode="json")}, model)
     net = model.denoiser().to(device)
     parts = score_stage.lost_parts_of(config, net, store, strata, work, device, tell)

@@ -31,7 +31,7 @@ from mri_minority_pipelines import audited, grain
 from mri_minority_pipelines import rarity as rarities
 from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
-from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.events import Event, beside, publish_folder
 from mri_minority_pipelines.model_folder import ModelFolder, channel_names
 from mri_minority_pipelines.pieces import Piece, forget_locks, work_through
 from mri_minority_pipelines.samplers import Sampler, build_sampler
@@ -101,7 +101,7 @@ def run(
     sampler = build_sampler(request.method, request.wanted, request.rarity, config, model, device)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     begun_in = begun_in_bfloat16(building) if config.precision == "auto" else None
     fast = wants_bfloat16(config.precision, device) if begun_in is None else begun_in
     if not request.batch:

@@ -1,6 +1,5 @@
 """synthesize with something given: images for label maps, drawn or edited; lesions inserted; real slices steered."""
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from mri_minority_pipelines import grain
 from mri_minority_pipelines.begin_from import in_words
 from mri_minority_pipelines.config import SampleConfig
 from mri_minority_pipelines.edits import parse_edit
-from mri_minority_pipelines.events import Event, publish_folder
+from mri_minority_pipelines.events import Event, beside, publish_folder
 from mri_minority_pipelines.given import Given
 from mri_minority_pipelines.given_sources import Base, Requested, StoreBases, edited, rng_for
 from mri_minority_pipelines.insertions import Inserted, donors_in, parse_insertion
@@ -165,7 +164,7 @@ def run(
         raise UsageError("boost-and-skip changes where sampling starts and cannot be combined with something given")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"expected an empty or new folder for the slices, {out} holds something")
-    building = out.with_name(f".{out.name}.building")
+    building = beside(out, "building")
     begun = synthesize.begun_in_bfloat16(building) if config.precision == "auto" else None
     fast = wants_bfloat16(config.precision, device) if begun is None else begun
     if not request.batch:
@@ -173,8 +172,7 @@ def run(
     net = model.denoiser().to(device)
     given = _given(wish, request, config, model, net, device, fast)
     header = _header(wish, request, sampler, config, model, fast)
-    maps = hashlib.sha256(b"".join(g.label.tobytes() for g in given))
-    header["given_sha256"] = maps.hexdigest()  # an interrupted run goes on only with the same maps
+    header["given_sha256"] = drawing.fingerprint(given)  # an interrupted run goes on only with the same
     synthesize.begin(building, header)
     grain.warn(model, tell)
     pieces = _pieces(given, request, sampler, net, device, header, card, building)
