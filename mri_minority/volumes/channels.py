@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mri_minority.core.errors import DataError
 from mri_minority.volumes.atomic import shown
-from mri_minority.volumes.discover import Found, kind_of
+from mri_minority.volumes.discover import Found
+from mri_minority.volumes.file_names import kind_of
 
 Sequences = str | tuple[str, ...]
 Numbers = int | tuple[int, ...] | None

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mri_minority.volumes.atomic import shown
-from mri_minority.volumes.discover import Found, of_whom, stem_of, storable
+from mri_minority.volumes.discover import Found
+from mri_minority.volumes.file_names import of_whom, stem_of, storable
 
 _LAYOUT = {"images", "imagesTr", "anat"}
 _VISIT = re.compile(r"baseline|follow-?up\d*", re.IGNORECASE)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mri_minority.core.errors import DataError
-from mri_minority.volumes.discover import Found, discover, subject_of, write_quarantine
+from mri_minority.volumes.discover import Found, discover, write_quarantine
+from mri_minority.volumes.file_names import subject_of
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -20,7 +20,7 @@ from mri_minority.export.layout_nifti import NiftiExporter
 from mri_minority.export.layout_nnunet import NnunetExporter, dataset_folder
 from mri_minority.slices.store import SliceStore
 from mri_minority.volumes.atomic import sha256_of
-from mri_minority.volumes.discover import kind_of
+from mri_minority.volumes.file_names import kind_of
 from mri_minority_pipelines.events import Event, beside, publish_folder
 
 LAYOUTS: dict[str, Callable[[Path], Exporter]] = {

@@ -19,7 +19,8 @@ from mri_minority.slices.store import FORMAT, SliceStore, StoreWriter
 from mri_minority.slices.strata import fit_strata
 from mri_minority.volumes.atomic import write_json_atomic
 from mri_minority.volumes.channels import chosen
-from mri_minority.volumes.discover import Found, discover, kind_of, write_quarantine
+from mri_minority.volumes.discover import Found, discover, write_quarantine
+from mri_minority.volumes.file_names import kind_of
 from mri_minority.volumes.fingerprint import fingerprint
 from mri_minority.volumes.read import read_found
 from mri_minority.volumes.same_names import told_apart
