@@ -93,8 +93,10 @@ def training_set(
         who = [store.rows[i].subject for i in train]
         left_out = rare_subjects(rarity[train], store.strata()[train], who, config.rare_subjects)
     chosen = nested_subjects(store, int(match[3] or 0), config.subset_seed, left_out)
-    stores.mkdir(parents=True, exist_ok=True)
-    with FileLock(stores / f".{folder_name(text)}.lock"):  # several processes may run the same study
+    stores.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(
+        stores.with_name(f".{stores.name}-{folder_name(text)}.lock")
+    ):  # several processes may run the same study
         written = write_subset(store, chosen, stores / folder_name(text))
     return TrainingSet(text, written, written.indices("train"))
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mri_minority_cli.app import app
 from tests.support.dicoms import head, write_series
-from tests.support.drawn import write_drawn
+from tests.support.drawn import SIZE, write_drawn
 from tests.support.tiny import TINY
 
 AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
@@ -103,6 +103,7 @@ def test_nothing_planted_is_ever_written_or_said(
     before = (clinic / "p0" / "0003.dcm").read_bytes()
     assert len(leaks("a file of theirs", before)) == len(FORBIDDEN) - 1  # "1948-02-29" is how we might write it
     recipe = {**TINY, "prepare": {**TINY["prepare"], "labels": {}, "foreground": "head", "sequence": [*sequences]}}
+    recipe["prepare"]["size"] = [*SIZE]
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     write_drawn(tmp_path / "drawn", names=(), sequences=sequences)
     out = tmp_path / "written"
