@@ -94,9 +94,8 @@ def training_set(
         left_out = rare_subjects(rarity[train], store.strata()[train], who, config.rare_subjects)
     chosen = nested_subjects(store, int(match[3] or 0), config.subset_seed, left_out)
     stores.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(
-        stores.with_name(f".{stores.name}-{folder_name(text)}.lock")
-    ):  # several processes may run the same study
+    # Several processes may run the same study.
+    with FileLock(stores.with_name(f".{stores.name}-{folder_name(text)}.lock")):
         written = write_subset(store, chosen, stores / folder_name(text))
     return TrainingSet(text, written, written.indices("train"))
 

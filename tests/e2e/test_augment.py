@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from typer.testing import CliRunner
 
 from mri_minority.core.errors import DataError, UsageError
 from mri_minority.evaluate.groups import quantile_groups
 from mri_minority.export.dataset import write_manifest
 from mri_minority.slices.store import SliceStore
+from mri_minority.slices.subset import write_subset
 from mri_minority.training.checkpoint import load_tensors
 from mri_minority_cli.app import app
+from mri_minority_pipelines import study as parts
 from mri_minority_pipelines.config import Recipe
 from mri_minority_pipelines.events import Event
 from mri_minority_pipelines.model_folder import ModelFolder
@@ -165,6 +168,26 @@ def test_ordinary_subjects_and_learning_curve(store: SliceStore, tmp_path: Path)
         subset = SliceStore(folder)
         assert {subset.rows[i].subject for i in subset.indices("holdout")} == held
         assert not held & {subset.rows[i].subject for i in subset.indices("train")}
+
+
+def test_one_process_at_a_time_writes_a_training_set(
+    store: SliceStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would resize each other's arrays; the one that waits finds the store finished."""
+    seen = []
+
+    def write(*arguments: Any) -> SliceStore:
+        (lock,) = tmp_path.glob(".stores-*.lock")
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+        seen.append(lock.name)
+        return write_subset(*arguments)
+
+    monkeypatch.setattr(parts, "write_subset", write)
+    for _ in range(2):
+        made = parts.training_set("4", store, np.zeros(len(store.rows)), study(**QUICK), tmp_path / "stores")
+        assert made.subjects == 4
+    assert seen == [".stores-4.lock"] * 2
 
 
 def test_no_subject_of_the_report_is_named(store: SliceStore, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mri_minority.training.checkpoint import load_tensors, save_tensors
 from mri_minority_cli.app import app
 from mri_minority_pipelines.config import Recipe, SampleConfig
 from mri_minority_pipelines.model_folder import ModelFolder
-from mri_minority_pipelines.samplers import build_sampler
+from mri_minority_pipelines.samplers import build_discriminator, build_sampler
 from mri_minority_pipelines.stages import compare, score_slices, synthesize, train_discriminator
 from tests.support.tiny import silent
 
@@ -211,6 +211,26 @@ def test_the_embedding_and_the_judge_are_what_was_saved(full_model: Path, store:
     energy = sampler.low_density(x, torch.full((2, 2), 1.0), torch.tensor([0, 1]))
     (gradient,) = torch.autograd.grad(energy.sum(), x)
     assert float(gradient.abs().max()) > 0
+
+
+def test_the_discriminator_is_held_against_all_held_out_people(
+    full_model: Path, store: SliceStore, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store begins with one person's lowest slices."""
+    asked: list[int] = []
+    read = SliceStore.read
+
+    def noted(self: SliceStore, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.extend(index.tolist())
+        return read(self, index)
+
+    monkeypatch.setattr(SliceStore, "read", noted)
+    judge = build_discriminator(ModelFolder(full_model), recipe.discriminator).eval()
+    fakes, strata = torch.zeros(6, 4, 48, 64), torch.zeros(6, dtype=torch.int64)
+    train_discriminator._report(recipe.discriminator, judge, store, fakes, strata, CPU)
+    assert len(asked) == 6
+    assert {store.rows[i].subject for i in asked} == {store.rows[i].subject for i in store.indices("holdout")}
+    assert set(store.strata()[asked]) == {0, 1}
 
 
 def test_a_new_classifier_needs_a_new_discriminator_file(full_model: Path, tmp_path: Path) -> None:
