@@ -259,10 +259,17 @@ def test_a_small_stratum_is_in_the_gaussian_start(
     store: SliceStore, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of few slices drawn from all, a small stratum may get none, and two are needed."""
+    train_denoiser.fit_world(recipe.denoiser, store, tmp_path / "all.safetensors", silent)
     monkeypatch.setattr(train_denoiser, "_FIT_SLICES", 1)
+    monkeypatch.setattr(train_denoiser, "_FIT_OF_STRATUM", 10_000)
+    train_denoiser.fit_world(recipe.denoiser, store, tmp_path / "small.safetensors", silent)
+    every, small = (load_world(tmp_path / f"{name}.safetensors", 3) for name in ("all", "small"))
+    torch.testing.assert_close(small.mean, every.mean)
+    # Twelve slices of each, out of some fifty: means as far from those of all as sampling makes them.
     monkeypatch.setattr(train_denoiser, "_FIT_OF_STRATUM", 12)
-    train_denoiser.fit_world(recipe.denoiser, store, tmp_path / "world.safetensors", silent)
-    assert load_world(tmp_path / "world.safetensors", 3).mean.shape[0] == 2
+    train_denoiser.fit_world(recipe.denoiser, store, tmp_path / "some.safetensors", silent)
+    apart = (load_world(tmp_path / "some.safetensors", 3).mean - every.mean).square().mean(dim=(1, 2, 3)).sqrt()
+    assert 0.005 < float(apart.min()) <= float(apart.max()) < 0.15, apart
 
 
 def test_a_classifiers_step_does_not_depend_on_what_came_before(model: Path, store: SliceStore, recipe: Recipe) -> None:
