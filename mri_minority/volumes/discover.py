@@ -145,8 +145,9 @@ def _one_by_one(folder: Path, files: list[Path]) -> list[Found]:
         raise DataError(
             f"expected an image, {shown(files[0])} is called as label maps are; give the image, or the folder"
         )
-    numbered = folder.name == "imagesTr"
-    beside = next((folder.parent / maps for name, maps in _PAIRS if name == folder.resolve().name), folder)
+    where = folder.resolve()  # "." has no name
+    numbered = where.name == "imagesTr"
+    beside = next((where.parent / maps for name, maps in _PAIRS if name == where.name), folder)
     maps = [path for path in _niftis(beside) if beside != folder or is_label(path)] if beside.is_dir() else []
     return _pair(images, maps, numbered and _ends_in_channels(images, maps, True))
 

@@ -240,7 +240,7 @@ def test_four_digits_are_a_channel_only_when_all_agree(tmp_path: Path, names: li
     assert [item.subject for item in found] == expected
 
 
-def test_single_files(tmp_path: Path) -> None:
+def test_single_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Named one by one, `*.nii.gz` of a shell for example, they are what they are in their folder."""
     touch(tmp_path, "b_T1.nii", "a_T1.nii.gz", "a_seg.nii.gz", "n/imagesTr/c_0000.nii.gz", "n/labelsTr/c.nii.gz")
     expected = [
@@ -254,6 +254,9 @@ def test_single_files(tmp_path: Path) -> None:
     assert (channel.label, channel.subject, channel.channel) == (tmp_path / "n" / "labelsTr" / "c.nii.gz", "c", 0)
     with pytest.raises(DataError, match="called as label maps are"):
         discover([tmp_path / "a_seg.nii.gz"])
+    monkeypatch.chdir(tmp_path / "n" / "imagesTr")
+    (here,) = discover([Path("c_0000.nii.gz")])
+    assert (here.label, here.subject) == (tmp_path / "n" / "labelsTr" / "c.nii.gz", "c")
 
 
 def test_sources_that_overlap_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
